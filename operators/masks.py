@@ -1,0 +1,211 @@
+"""Where an image is observed: generators and files of inpainting masks, 1 observed, 0 missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plugip.operator import Shape
+from plugip.operators._options import as_sides, require_choice
+
+if TYPE_CHECKING:
+    from plugip.rng import Rng
+
+
+@runtime_checkable
+class MaskSampler(Protocol):
+    """Draws masks, one for each image."""
+
+    def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
+        """Draws masks for images of shape (B, C, H, W), as (B, 1, H, W), 1 observed, 0 missing."""
+        ...
+
+
+@dataclass(frozen=True)
+class RandomMask:
+    """Drops single pixels at random, exactly int(missing * H * W) of them, in all channels alike.
+
+    Args:
+        missing: Fraction of missing pixels, in [0, 1). 0.7 in DMPlug and DAPS, 0.92 in the DPS
+            paper; the DPS code draws it from 0.3 to 0.7.
+
+    Raises:
+        ValueError: If ``missing`` is not in [0, 1).
+
+    Source: Chung et al. 2023 (DPS) and Wang et al. 2024 (DMPlug), code.
+    """
+
+    missing: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.missing < 1:
+            raise ValueError(f"missing must lie in [0, 1), got {self.missing}")
+
+    def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
+        h, w = x_shape[-2:]
+        mask = torch.ones(len(rng), h * w)
+        mask.scatter_(1, rng.permutation(h * w)[:, : int(self.missing * h * w)], 0.0)
+        return mask.reshape(-1, 1, h, w)
+
+
+@dataclass(frozen=True)
+class BoxMask:
+    """Drops one box at a random place that keeps a margin to the edge.
+
+    At 256 x 256 the defaults are the published 128 x 128 box with margin 16.
+
+    Args:
+        size: Side of the box in pixels, or (height, width); half of each image side by default.
+        margin: Least distance to the edge in pixels; a sixteenth of each image side by default.
+
+    Raises:
+        ValueError: If size or margin is not a whole number in range; when drawn, if the box with
+            its margins does not fit the image.
+
+    Source: Chung et al. 2023 (DPS), code; DAPS uses margin 32.
+    """
+
+    size: int | tuple[int, int] | None = None
+    margin: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            as_sides(self.size, "size")
+        if self.margin is not None and self.margin < 0:
+            raise ValueError(f"margin must not be negative, got {self.margin}")
+
+    def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
+        h, w = x_shape[-2:]
+        box_h, box_w = (h // 2, w // 2) if self.size is None else as_sides(self.size, "size")
+        tops, lefts = self._starts(rng, box_h, h), self._starts(rng, box_w, w)
+        mask = torch.ones(len(rng), 1, h, w)
+        for hole, top, left in zip(mask, tops, lefts, strict=True):
+            hole[:, top : top + box_h, left : left + box_w] = 0.0
+        return mask
+
+    def _starts(self, rng: Rng, box: int, side: int) -> list[int]:
+        margin = side // 16 if self.margin is None else self.margin
+        if box + 2 * margin > side:
+            raise ValueError(
+                f"a box of {box} pixels with margins of {margin} does not fit a side of {side} "
+                f"pixels; need size + 2 * margin <= {side}"
+            )
+        return rng.integers(margin, side - margin - box + 1)
+
+
+@dataclass(frozen=True)
+class FileMask:
+    """Reads one mask for all images from a PNG (or another picture) or a NumPy file.
+
+    Grey values above half of the full range are white. A NumPy array may be boolean, in [0, 1],
+    or of 8 or 16 bits. Colour pictures are turned to
+    grey first; transparency is ignored.
+
+    Args:
+        path: File, read when the masks are drawn; relative paths start at the working directory.
+        observed: Which pixels are known: "white" or "black".
+        resize: "error" refuses a mask of another size than the images, "nearest" scales it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If an option is unknown; when drawn, if the file holds no two-dimensional mask,
+            leaves nothing observed, or does not fit the images.
+    """
+
+    path: str
+    observed: str = "white"
+    resize: str = "error"
+
+    def __post_init__(self) -> None:
+        require_choice(self.observed, ("white", "black"), "mask polarity")
+        require_choice(self.resize, ("error", "nearest"), "resize")
+        if not Path(self.path).is_file():
+            raise FileNotFoundError(f"no mask file {self.path!r} (from {Path.cwd()})")
+
+    def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
+        white = torch.from_numpy(_read_grey(Path(self.path)) > 0.5)
+        mask = (white if self.observed == "white" else ~white).float()[None, None]
+        if not mask.any():
+            raise ValueError(
+                f"mask {self.path} leaves no pixel observed with observed={self.observed!r}; "
+                "try the other polarity"
+            )
+        return self._fitted(mask, x_shape).repeat(len(rng), 1, 1, 1)
+
+    def _fitted(self, mask: Tensor, x_shape: Shape) -> Tensor:
+        given, wanted = tuple(mask.shape[-2:]), tuple(x_shape[-2:])
+        if given == wanted:
+            return mask
+        if self.resize == "nearest":
+            return torch.nn.functional.interpolate(mask, wanted, mode="nearest-exact")
+        raise ValueError(
+            f"mask {self.path} has {given[0]} x {given[1]} pixels, but the images have "
+            f"{wanted[0]} x {wanted[1]}; give a mask of that size, or resize='nearest'"
+        )
+
+
+def _read_grey(path: Path) -> np.ndarray:
+    """Returns grey values in [0, 1], (H, W)."""
+    try:
+        raw = np.load(path) if path.suffix == ".npy" else _read_picture(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read a mask from {path}: {error}") from error
+    grey = raw.astype(np.float64)
+    if raw.dtype in (np.uint8, np.uint16) and grey.max(initial=0) > 1:
+        grey = grey / np.iinfo(raw.dtype).max
+    if raw.ndim != 2 or not ((grey >= 0) & (grey <= 1)).all():
+        raise ValueError(
+            f"a mask must be a two-dimensional array with values in [0, 1] or of 8 or 16 bits, "
+            f"but {path} holds {raw.dtype} of shape {raw.shape}"
+        )
+    return grey
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture if picture.mode in ("L", "1", "I;16") else picture.convert("L"))
+
+
+def legacy_dps_mask(
+    state: np.random.RandomState,
+    kind: str = "random",
+    size: int = 256,
+    between: tuple[float, float] = (0.7, 0.7),
+    margin: int = 16,
+) -> Tensor:
+    """Draws the mask that the DPS and DMPlug code draws from the same NumPy state.
+
+    ``legacy_dps_mask(np.random.RandomState(123))`` is the mask of DMPlug's inpainting task.
+
+    Args:
+        state: NumPy's legacy generator, such as ``np.random.RandomState(123)``; it advances.
+        kind: "random" for single pixels, "box" for one box.
+        size: Side of the square image in pixels.
+        between: For "random" the range of the missing fraction, for "box" the range of the box's
+            sides in pixels, the upper end excluded, such as (128, 129).
+        margin: Least distance of a box to the edge in pixels.
+
+    Returns:
+        Mask, (1, 1, size, size), 1 observed, 0 missing.
+
+    Raises:
+        ValueError: If the kind is unknown.
+
+    Source: Chung et al. 2023 (DPS), the order of draws in their mask generator.
+    """
+    mask = np.ones((size, size), dtype=np.float32)
+    if require_choice(kind, ("random", "box"), "kind of mask") == "random":
+        count = int(size * size * state.uniform(*between))
+        mask.reshape(-1)[state.choice(size * size, count, replace=False)] = 0.0
+    else:
+        box_h, box_w = (state.randint(int(between[0]), int(between[1])) for _ in range(2))
+        top, left = (state.randint(margin, size - margin - box) for box in (box_h, box_w))
+        mask[top : top + box_h, left : left + box_w] = 0.0
+    return torch.from_numpy(mask)[None, None]

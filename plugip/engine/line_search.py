@@ -1,0 +1,124 @@
+"""A strong-Wolfe line search that brackets every image's step length by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from plugip.engine.objective import Evaluation, Objective
+from plugip.linalg import dot, per_image, where
+
+
+@dataclass(frozen=True)
+class StrongWolfe:
+    """Finds step lengths with enough decrease and a flattened slope.
+
+    Per image an interval [low, high] is kept that must hold an acceptable point; ``high`` is
+    infinite until a trial goes too far. Trials double towards an infinite end and are cubic
+    interpolations inside a finite interval. Images that are satisfied stay where they are while
+    the others go on.
+
+    Args:
+        decrease: c1, wanted share of the predicted decrease.
+        curvature: c2, allowed share of the first slope.
+        max_trials: Evaluations per search; then the best decrease so far is taken.
+
+    Source: Nocedal and Wright 2006, algorithms 3.5 and 3.6.
+    """
+
+    decrease: float = 1e-4
+    curvature: float = 0.9
+    max_trials: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.decrease < self.curvature < 1:
+            raise ValueError(
+                f"need 0 < decrease < curvature < 1, got {self.decrease} and {self.curvature}"
+            )
+
+    def __call__(
+        self, objective: Objective, z: Tensor, here: Evaluation, direction: Tensor, length: Tensor
+    ) -> tuple[Tensor, Evaluation, Tensor]:
+        """Searches from z along ``direction``.
+
+        Args:
+            objective: What is minimised.
+            z: Seeds, (B, ...).
+            here: Evaluation at z.
+            direction: Descent directions, same shape as z.
+            length: First trial lengths, (B,).
+
+        Returns:
+            New seeds, their evaluations, and whether each image moved, (B,) bool.
+        """
+        slope = dot(here.grad, direction)
+        bracket = _Bracket.open(here.loss, slope)
+        best_z, best = z, here
+        active = slope < 0
+        for _ in range(self.max_trials):
+            if not bool(active.any()):
+                break
+            trial_z = where(active, z + per_image(length, z) * direction, best_z)
+            trial = objective.evaluate(trial_z)
+            trial_slope = dot(trial.grad, direction)
+            enough = trial.loss <= here.loss + self.decrease * length * slope
+            better = active & enough & (trial.loss <= best.loss)
+            best_z, best = where(better, trial_z, best_z), choose_rows(better, trial, best)
+            satisfied = enough & (trial_slope.abs() <= -self.curvature * slope)
+            bracket = bracket.narrow(length, trial.loss, trial_slope, enough)
+            active = active & ~satisfied
+            length = torch.where(active, bracket.next_length(length), length)
+        return best_z, best, best.loss < here.loss
+
+
+@dataclass(frozen=True)
+class _Bracket:
+    """Interval of step lengths per image, with loss and slope at both ends, all (B,)."""
+
+    low: Tensor
+    low_loss: Tensor
+    low_slope: Tensor
+    high: Tensor
+    high_loss: Tensor
+    high_slope: Tensor
+
+    @staticmethod
+    def open(loss: Tensor, slope: Tensor) -> _Bracket:
+        zero = torch.zeros_like(loss)
+        return _Bracket(zero, loss, slope, torch.full_like(loss, torch.inf), loss, slope)
+
+    def narrow(self, at: Tensor, loss: Tensor, slope: Tensor, enough: Tensor) -> _Bracket:
+        """Makes a trial the new high end if it went too far, else the new low end."""
+        too_far = ~enough | ~(loss <= self.low_loss) | (slope >= 0)
+        # A trial with less loss but rising slope becomes the low end of the reversed interval in
+        # Nocedal and Wright; keeping it as high end is as safe, because `best` remembers it.
+        low = [
+            torch.where(too_far, a, b)
+            for a, b in ((self.low, at), (self.low_loss, loss), (self.low_slope, slope))
+        ]
+        high = [
+            torch.where(too_far, b, a)
+            for a, b in ((self.high, at), (self.high_loss, loss), (self.high_slope, slope))
+        ]
+        return _Bracket(*low, *high)
+
+    def next_length(self, length: Tensor) -> Tensor:
+        """Doubles towards an open end, else interpolates inside the interval."""
+        return torch.where(torch.isinf(self.high), 2 * length, self._cubic())
+
+    def _cubic(self) -> Tensor:
+        # Nocedal and Wright, eq. 3.59, kept within the middle 80 % of the interval.
+        width = self.high - self.low
+        d1 = self.low_slope + self.high_slope - 3 * (self.high_loss - self.low_loss) / width
+        root = (d1.square() - self.low_slope * self.high_slope).clamp_min(0).sqrt()
+        share = 1 - (self.high_slope + root - d1) / (self.high_slope - self.low_slope + 2 * root)
+        share = torch.where(torch.isfinite(share), share, 0.5).clamp(0.1, 0.9)
+        return self.low + share * width
+
+
+def choose_rows(rows: Tensor, a: Evaluation, b: Evaluation) -> Evaluation:
+    """Takes a's images where ``rows`` (B,) is true and b's elsewhere."""
+    parts = {f.name: where(rows, getattr(a, f.name), getattr(b, f.name)) for f in fields(a)}
+    return Evaluation(**parts)

@@ -1,0 +1,35 @@
+"""What a seed solver is: hyperparameters with init and step, state outside."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from plugip.engine.objective import Evaluation, Objective
+
+S = TypeVar("S")
+
+
+class Solver(Protocol[S]):
+    """Minimises an objective image by image.
+
+    State is a dataclass of tensors whose first axis is the batch, so that finished images can be
+    dropped from it; ``step`` treats every image as if it were alone.
+    """
+
+    def init(self, z: Tensor) -> S:
+        """Returns the state at a first seed; makes no network call."""
+        ...
+
+    def step(self, objective: Objective, state: S) -> tuple[S, Tensor, Evaluation, Tensor]:
+        """Makes one update.
+
+        Returns:
+            The new state; the seed (B, ...) that the evaluation belongs to; the evaluation; and
+            the images that cannot be improved further, (B,) bool.
+        """
+        ...
+
+
+AnySolver = Solver[Any]

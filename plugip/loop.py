@@ -1,0 +1,185 @@
+"""The one loop, ``solve``: it steps a method, keeps the books, and drops images that are done."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plugip.diagnostics import diagnose
+from plugip.method import Info, Method, Observer, Solution, Trace, join, take
+from plugip.problem import Problem, open_streams
+from plugip.rng import Rng
+
+Part = tuple[int, Solution]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during ``solve``; carries what was reached.
+
+    Attributes:
+        finished: Positions in the batch and solutions of the images that were complete.
+        partial: Those of the images that were being solved.
+    """
+
+    def __init__(self, finished: list[Part], partial: list[Part]) -> None:
+        super().__init__("interrupted")
+        self.finished, self.partial = finished, partial
+
+
+def solve(
+    problem: Problem,
+    method: Method[Any],
+    rng: Rng | int = 0,
+    *,
+    ids: Sequence[str] | None = None,
+    rows: int | None = None,
+    observer: Observer | None = None,
+) -> Solution:
+    """Solves a batch of inverse problems.
+
+    Args:
+        problem: Measurements, operator, noise and prior.
+        method: The method, possibly wrapped by a stopping rule.
+        rng: Random streams of the images, or the integer seed from which they are opened.
+        ids: Names of the images when ``rng`` is an integer; "0", "1", ... by default.
+        rows: Images solved in one tensor. Default: one at a time on a CPU, all together elsewhere.
+            CPU kernels round differently for different batch sizes, and an optimisation amplifies
+            the last bit; one at a time, an image's answer is bitwise independent of its
+            neighbours.
+        observer: Called after each step with (step, positions in the batch, info); it may look,
+            and the method cannot see it.
+
+    Returns:
+        Answers, costs, traces and diagnostics, in the order of the batch.
+
+    Raises:
+        TypeError: If the method needs something that the problem lacks; before the first network
+            call.
+        Interrupted: On Ctrl-C, with what was reached.
+    """
+    streams = rng if isinstance(rng, Rng) else open_streams(rng, "solve", problem.batch, ids)
+    if len(streams) != problem.batch:
+        raise ValueError(f"rng has {len(streams)} streams for a batch of {problem.batch} images")
+    width = rows or (1 if problem.y.device.type == "cpu" else problem.batch)
+    done: list[Part] = []
+    for first in range(0, problem.batch, width):
+        chunk = list(range(first, min(first + width, problem.batch)))
+        done += _solve_chunk(_Run(problem, method, streams, chunk, observer), done)
+    return join([solution for _, solution in sorted(done, key=lambda part: part[0])])
+
+
+def _solve_chunk(run: _Run, before: list[Part]) -> list[Part]:
+    finished: list[Part] = []
+    try:
+        while run.rows:
+            finished += run.advance()
+    except KeyboardInterrupt:
+        raise Interrupted(before + finished, run.close(list(range(len(run.rows))))) from None
+    return finished
+
+
+class _Run:
+    """A running batch with its books: losses, residuals, costs, memory."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        method: Method[Any],
+        rng: Rng,
+        rows: list[int],
+        observer: Observer | None,
+    ) -> None:
+        self.problem, self.method, self.observer = problem.select(rows), method, observer
+        self.rows, self.size, self.step = rows, len(rows), 0
+        self.limit: int | None = getattr(method, "iterations", None)
+        # Reading `done` waits for the GPU, so there it is read every tenth step only; these steps
+        # are fixed, so an answer does not depend on who else is in the batch.
+        self.every = 1 if problem.y.device.type == "cpu" else 10
+        self.losses: list[Tensor] = []
+        self.residuals: list[Tensor] = []
+        self.info: Info | None = None
+        self.counter = problem.prior.counter
+        self.nfe, self.vjps = self.counter.nfe, self.counter.vjps
+        self.memory, self.began = _MemoryGauge(problem.y.device), time.perf_counter()
+        self.state = method.init(self.problem, rng.select(rows))
+
+    def advance(self) -> list[Part]:
+        """Makes one step and returns the images that it ended."""
+        self.state, info = self.method.step(self.problem, self.state)
+        self.info, self.step = self._complete(info), self.step + 1
+        self.losses.append(self.info.loss)
+        self.residuals.append(self.info.residual)  # type: ignore[arg-type]
+        if self.observer is not None:
+            self.observer(self.step, self.rows, self.info)
+        ended = self._ended()
+        closed = self.close(ended)
+        self._keep([i for i in range(len(self.rows)) if i not in ended])
+        return closed
+
+    def _complete(self, info: Info) -> Info:
+        if info.residual is not None:
+            return info
+        with torch.no_grad():
+            return replace(info, residual=self.problem.residual(self.problem.operator(info.x_hat)))
+
+    def _ended(self) -> list[int]:
+        if self.limit is not None and self.step >= self.limit:
+            return list(range(len(self.rows)))
+        if self.info is None or self.step % self.every:
+            return []
+        return [i for i, flag in enumerate(self.info.done.tolist()) if flag]
+
+    def close(self, ended: list[int]) -> list[Part]:
+        """Returns the solutions of some rows, one by one."""
+        if self.info is None or not ended:
+            return []
+        x_hat = self.method.finish(self.problem, self.state)
+        seed = getattr(self.method, "seed", None)
+        z = None if seed is None else seed(self.state)
+        losses, residuals = torch.stack(self.losses).cpu(), torch.stack(self.residuals).cpu()
+        shared = Solution(
+            x_hat=x_hat,
+            last=self.info.x_hat,
+            z=z,
+            steps=[self.step] * len(self.rows),
+            nfe=[self.counter.nfe - self.nfe] * len(self.rows),
+            vjps=[self.counter.vjps - self.vjps] * len(self.rows),
+            seconds=[(time.perf_counter() - self.began) / self.size] * len(self.rows),
+            peak_memory=self.memory.peak(),
+            trace=[Trace(losses[:, i], residuals[:, i]) for i in range(len(self.rows))],
+            diagnostics=diagnose(self.problem, x_hat, z),
+        )
+        return [(self.rows[i], shared.select(i)) for i in ended]
+
+    def _keep(self, kept: list[int]) -> None:
+        if len(kept) == len(self.rows):
+            return
+        self.rows = [self.rows[i] for i in kept]
+        if kept:
+            self.problem, self.state = self.problem.select(kept), take(self.state, kept)
+            self.losses = [v[kept] for v in self.losses]
+            self.residuals = [v[kept] for v in self.residuals]
+
+
+class _MemoryGauge:
+    """Peak memory in bytes: of the GPU since construction, of the whole process on a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def peak(self) -> int:
+        """Returns the highest memory so far."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        import resource  # POSIX only; imported where it is needed
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

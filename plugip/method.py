@@ -1,0 +1,142 @@
+"""Methods as values with init, step and finish, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from plugip.diagnostics import Diagnostics
+from plugip.problem import Problem
+from plugip.rng import Rng
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Info:
+    """What one step reports.
+
+    Attributes:
+        x_hat: Current estimate, (B, C, H, W), in [-1, 1], detached.
+        loss: The method's own objective per image, (B,).
+        done: Images that need no further step, (B,) bool.
+        residual: Root mean square of A(x_hat) - y per image, (B,), in the units of y; None if the
+            method does not have it at hand.
+    """
+
+    x_hat: Tensor
+    loss: Tensor
+    done: Tensor
+    residual: Tensor | None = None
+
+
+@runtime_checkable
+class Method(Protocol[S]):
+    """A way of solving problems: a frozen dataclass of hyperparameters with three functions.
+
+    A method may also have ``iterations`` (its fixed number of steps, shown by progress bars) and
+    ``seed(state)`` (its latent seed, used for diagnostics).
+    """
+
+    def init(self, problem: Problem, rng: Rng) -> S:
+        """Returns the first state; checks what the method needs, before any network call."""
+        ...
+
+    def step(self, problem: Problem, state: S) -> tuple[S, Info]:
+        """Makes one seed update or one reverse transition."""
+        ...
+
+    def finish(self, problem: Problem, state: S) -> Tensor:
+        """Returns the answer, (B, C, H, W), in [-1, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The course of one image: loss and residual of every step, 1-D CPU tensors."""
+
+    loss: Tensor
+    residual: Tensor
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Answers and costs, one entry per image.
+
+    Attributes:
+        x_hat: The method's answer, (B, C, H, W), in [-1, 1]: the stopping rule's pick if there is
+            one.
+        last: The last iterate, (B, C, H, W).
+        z: Latent seed of ``last`` where the method has one, (B, ...).
+        steps: Steps made per image.
+        nfe: Forward calls of the prior per image.
+        vjps: Backward passes through the prior per image.
+        seconds: Wall-clock time per image; images solved in one batch share it equally.
+        peak_memory: Highest memory in bytes: of the GPU's allocator, or of the process on a CPU.
+        trace: Loss and residual by step, per image.
+        diagnostics: Checks that need no true image, per image.
+        theta: Estimate of a blind operator's unknown, if any.
+    """
+
+    x_hat: Tensor
+    last: Tensor
+    z: Tensor | None
+    steps: list[int]
+    nfe: list[int]
+    vjps: list[int]
+    seconds: list[float]
+    peak_memory: int
+    trace: list[Trace]
+    diagnostics: list[Diagnostics]
+    theta: Tensor | None = None
+
+    def select(self, i: int) -> Solution:
+        """Returns the solution of one image, as a batch of one."""
+        cut = {f.name: getattr(self, f.name) for f in fields(self)}
+        cut = {name: v[i : i + 1] for name, v in cut.items() if isinstance(v, (Tensor, list))}
+        return replace(self, **cut)
+
+
+Observer = Callable[[int, list[int], Info], None]
+
+
+def join(parts: list[Solution]) -> Solution:
+    """Joins solutions of single images into one batch, in the order given."""
+    z = None if any(p.z is None for p in parts) else torch.cat([p.z for p in parts])  # type: ignore[misc]
+    return Solution(
+        x_hat=torch.cat([p.x_hat for p in parts]),
+        last=torch.cat([p.last for p in parts]),
+        z=z,
+        steps=[v for p in parts for v in p.steps],
+        nfe=[v for p in parts for v in p.nfe],
+        vjps=[v for p in parts for v in p.vjps],
+        seconds=[v for p in parts for v in p.seconds],
+        peak_memory=max(p.peak_memory for p in parts),
+        trace=[v for p in parts for v in p.trace],
+        diagnostics=[v for p in parts for v in p.diagnostics],
+    )
+
+
+def take(state: Any, rows: list[int]) -> Any:
+    """Returns a state with some images only: tensors by their first axis, streams, and containers.
+
+    States are dataclasses (or tuples, lists, dicts) of tensors whose first axis is the batch;
+    numbers and 0-d tensors are shared by all images.
+    """
+    if isinstance(state, Tensor):
+        return state[rows] if state.ndim else state
+    if isinstance(state, Rng):
+        return state.select(rows)
+    if is_dataclass(state) and not isinstance(state, type):
+        return replace(
+            state, **{f.name: take(getattr(state, f.name), rows) for f in fields(state)}
+        )
+    if isinstance(state, (list, tuple)):
+        return type(state)(take(part, rows) for part in state)
+    if isinstance(state, dict):
+        return {key: take(part, rows) for key, part in state.items()}
+    return state

@@ -1,0 +1,267 @@
+"""Forward maps y = A(x): the interfaces that every operator fulfils, and their algebra."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from plugip.linalg import conjugate_gradient
+from plugip.spectral import Spectrum
+
+if TYPE_CHECKING:
+    from plugip.rng import Rng
+
+Shape = tuple[int, ...]
+
+
+class Operator(nn.Module, ABC):
+    """Maps images to noise-free measurements, deterministically, image by image.
+
+    Subclasses write ``forward``. They never draw random numbers there, never detach, and accept
+    any batch size. Fixed tensors are buffers, so that ``.to()`` moves them.
+
+    Attributes:
+        per_image: Names of buffers that hold one entry for each image of a batch.
+        domain_ndim: Number of axes of x with the batch axis, 4 for (B, C, H, W).
+    """
+
+    per_image: tuple[str, ...] = ()
+    domain_ndim: int = 4
+
+    @property
+    def observed(self) -> Tensor | None:
+        """Mask on y, broadcastable to it, 1 where an entry carries information; None: everywhere.
+
+        Residuals, likelihoods and noise levels count observed entries only.
+        """
+        return None
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the operator.
+
+        Args:
+            x: Images, (B, *X), in [-1, 1].
+
+        Returns:
+            Noise-free measurements, (B, *Y).
+        """
+
+    def __call__(self, x: Tensor, *args: Any) -> Tensor:
+        require_batch(x, self.domain_ndim, type(self).__name__)
+        return super().__call__(x, *args)
+
+    def check_domain(self, x_shape: Shape) -> None:
+        """Raises a ValueError if images of this shape, (B, *X), cannot be taken."""
+
+    def measurement_shape(self, x_shape: Shape) -> Shape:
+        """Returns the shape of y for images of shape (B, *X), by one pass over zeros."""
+        self.check_domain(x_shape)
+        with torch.no_grad():
+            return tuple(self(torch.zeros(x_shape, device=self._device())).shape)
+
+    def realise(self, rng: Rng, x_shape: Shape) -> Operator:
+        """Draws what is random (a mask, a kernel) once per image and returns the fixed operator.
+
+        Operators without a random part return themselves.
+
+        Args:
+            rng: Streams of the images of the batch.
+            x_shape: Shape of the images, (B, *X).
+        """
+        return self
+
+    def select(self, rows: list[int]) -> Operator:
+        """Returns the operator for some images of the batch."""
+        if not any(_rows_of(self, name) > 1 for name in self.per_image):
+            return self
+        chosen = copy.copy(self)
+        chosen._buffers = dict(self._buffers)
+        for name in self.per_image:
+            if _rows_of(self, name) > 1:
+                chosen._buffers[name] = self._buffers[name][rows]  # type: ignore[index]
+        return chosen
+
+    def __matmul__(self, first: Operator) -> Operator:
+        """Returns the composition self(first(x))."""
+        linear = isinstance(self, LinearOperator) and isinstance(first, LinearOperator)
+        return LinearComposition(self, first) if linear else Composition(self, first)
+
+    def _device(self) -> torch.device:
+        tensors = [*self.buffers(), *self.parameters()]
+        return tensors[0].device if tensors else torch.device("cpu")
+
+
+class LinearOperator(Operator):
+    """A linear map, with its adjoint and the solves that follow from it."""
+
+    def domain_shape(self, y_shape: Shape) -> Shape:
+        """Returns the shape of images that give measurements of this shape; default: the same."""
+        return y_shape
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Applies A*, exactly: by default the vector-Jacobian product at zero.
+
+        Args:
+            y: Measurements, (B, *Y).
+
+        Returns:
+            Back-projected images, (B, *X), with <A x, y> = <x, A* y>.
+        """
+        zeros = torch.zeros(self.domain_shape(tuple(y.shape)), dtype=y.dtype, device=y.device)
+        with torch.enable_grad():
+            pull = torch.func.vjp(self, zeros)[1]
+        return pull(y)[0]
+
+    def normal(self, x: Tensor) -> Tensor:
+        """Applies A* A."""
+        return self.adjoint(self(x))
+
+    def solve_normal(self, b: Tensor, lam: float | Tensor) -> Tensor:
+        """Returns (A* A + lam I)^-1 b, by conjugate gradients unless a closed form is known.
+
+        Args:
+            b: Right-hand sides, (B, *X).
+            lam: Damping, positive; a number or one per image, (B,).
+
+        Raises:
+            ValueError: If lam is not positive.
+            RuntimeError: If conjugate gradients do not converge.
+        """
+        damping = damping_like(lam, b)
+        return conjugate_gradient(lambda v: self.normal(v) + damping * v, b)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """Returns the pseudo-inverse A+ y, the least-squares image of least norm.
+
+        Raises:
+            TypeError: If the operator has no closed form for it.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no closed-form pseudo-inverse; "
+            "use solve_normal(A.adjoint(y), lam) with a small lam instead"
+        )
+
+
+class SpectralOperator(LinearOperator):
+    """A linear map A = U diag(s) V* whose factors are cheap functions.
+
+    Subclasses write ``spectrum``; forward, adjoint, pseudo-inverse and damped solve follow from
+    it. The factors may be float64 masters on the CPU: ``spectrum(x_shape).to(x)`` fits them to x.
+
+    Attributes:
+        rcond: Singular values below rcond times the largest count as zero in ``pinv``.
+    """
+
+    rcond: float = 1e-3
+
+    @abstractmethod
+    def spectrum(self, x_shape: Shape) -> Spectrum:
+        """Returns U, s and V for images of shape (B, *X)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.spectrum(tuple(x.shape)).to(x)
+        return a.U(a.s * a.Vt(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        a = self.spectrum(self.domain_shape(tuple(y.shape))).to(y)
+        return a.V(a.s * a.Ut(y))
+
+    def pinv(self, y: Tensor) -> Tensor:
+        a = self.spectrum(self.domain_shape(tuple(y.shape))).to(y)
+        # The largest value of each image: a cut shared by the batch would let neighbours leak in.
+        axes = tuple(range(max(0, a.s.ndim - self.domain_ndim + 1), a.s.ndim))
+        keep = a.s > self.rcond * a.s.amax(axes, keepdim=True)
+        return a.V(torch.where(keep, 1 / torch.where(keep, a.s, 1.0), 0.0) * a.Ut(y))
+
+    def solve_normal(self, b: Tensor, lam: float | Tensor) -> Tensor:
+        a = self.spectrum(tuple(b.shape)).to(b)
+        return a.V(a.Vt(b) / (a.s.square() + damping_like(lam, b)))
+
+
+class BlindOperator(Operator):
+    """An operator with an unknown part theta, such as a blur with an unknown kernel."""
+
+    @abstractmethod
+    def init_theta(self, rng: Rng, like: Tensor) -> Tensor:
+        """Draws a first guess of the free parameters, one per image of ``like``."""
+
+    @abstractmethod
+    def constrain(self, theta: Tensor) -> Tensor:
+        """Maps free parameters to admissible ones, differentiably."""
+
+    @abstractmethod
+    def at(self, theta: Tensor) -> Operator:
+        """Returns the known operator A(.; theta)."""
+
+
+class Composition(Operator):
+    """The operator x -> outer(inner(x)), written ``outer @ inner``."""
+
+    def __init__(self, outer: Operator, inner: Operator) -> None:
+        super().__init__()
+        self.outer, self.inner = outer, inner
+        self.domain_ndim = inner.domain_ndim
+
+    @property
+    def observed(self) -> Tensor | None:
+        return self.outer.observed
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(self.inner(x))
+
+    def check_domain(self, x_shape: Shape) -> None:
+        self.inner.check_domain(x_shape)
+        self.outer.check_domain(self.inner.measurement_shape(x_shape))
+
+    def realise(self, rng: Rng, x_shape: Shape) -> Operator:
+        inner = self.inner.realise(rng.child("inner"), x_shape)
+        return self.outer.realise(rng.child("outer"), inner.measurement_shape(x_shape)) @ inner
+
+    def select(self, rows: list[int]) -> Operator:
+        return self.outer.select(rows) @ self.inner.select(rows)
+
+
+class LinearComposition(Composition, LinearOperator):
+    """The composition of two linear operators; its adjoint is theirs, in reverse."""
+
+    def domain_shape(self, y_shape: Shape) -> Shape:
+        return self.inner.domain_shape(self.outer.domain_shape(y_shape))  # type: ignore[operator]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.inner.adjoint(self.outer.adjoint(y))  # type: ignore[operator]
+
+
+def require_batch(x: Tensor, ndim: int, owner: str) -> None:
+    """Raises one clear sentence if ``x`` is not a batch of floating-point images."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{owner} takes a torch tensor, got {type(x).__name__}")
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(
+            f"{owner} takes floating-point images in [-1, 1], got {x.dtype}; "
+            "convert with x.float() / 127.5 - 1"
+        )
+    if x.ndim == ndim - 1:
+        raise ValueError(
+            f"{owner} takes a batch of {ndim} axes, got shape {tuple(x.shape)}; "
+            "add the batch axis with x[None]"
+        )
+    if x.ndim != ndim:
+        raise ValueError(f"{owner} takes a batch of {ndim} axes, got shape {tuple(x.shape)}")
+
+
+def damping_like(lam: float | Tensor, b: Tensor) -> Tensor:
+    """Returns the damping as a tensor that multiplies ``b``; it must be positive."""
+    value = torch.as_tensor(lam, dtype=b.real.dtype, device=b.device)
+    if not bool((value > 0).all()):
+        raise ValueError(f"lam must be positive, got {lam}")
+    return value.reshape(value.shape + (1,) * (b.ndim - value.ndim)) if value.ndim else value
+
+
+def _rows_of(operator: nn.Module, name: str) -> int:
+    buffer = operator._buffers.get(name)
+    return 0 if buffer is None else buffer.shape[0]

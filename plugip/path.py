@@ -1,0 +1,232 @@
+r"""Noise paths x_t = alpha(t) x_0 + sigma(t) eps, with t = 0 data and t = 1 noise.
+
+A diffusion model and a flow model differ only in their path. Dividing by alpha + sigma maps any
+path onto the rectified flow, x' = (1 - f) x_0 + f eps with f = sigma / (alpha + sigma); this
+*bridge* lets one network serve both families.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+
+class Prediction(StrEnum):
+    """What a network's output means."""
+
+    X0 = "sample"
+    EPS = "epsilon"
+    V = "v_prediction"  # alpha eps - sigma x0, Salimans and Ho 2022
+    VELOCITY = "velocity"  # dx/df = eps - x0 on the rectified path, pointing towards noise
+    SCORE = "score"
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """Range [low, high] of the values that a prior's network was trained on."""
+
+    low: float = -1.0
+    high: float = 1.0
+
+    def from_signed(self, x: Tensor) -> Tensor:
+        """Maps [-1, 1] onto this range."""
+        if self == SIGNED:
+            return x
+        return self.low + (x + 1) * (self.high - self.low) / 2
+
+    def to_signed(self, x: Tensor) -> Tensor:
+        """Maps this range onto [-1, 1]."""
+        if self == SIGNED:
+            return x
+        return 2 * (x - self.low) / (self.high - self.low) - 1
+
+
+SIGNED = ValueRange(-1.0, 1.0)
+UNIT = ValueRange(0.0, 1.0)
+
+
+class Path(ABC):
+    """The two functions alpha(t) and sigma(t), and the bridge to the rectified flow."""
+
+    train_steps: int | None = None
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Returns the share of the image at time t, same shape as ``t``."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Returns the share of the noise at time t, same shape as ``t``."""
+
+    @abstractmethod
+    def time_of(self, flow_time: Tensor) -> Tensor:
+        """Returns the t at which sigma / (alpha + sigma) equals ``flow_time``."""
+
+    def flow_time(self, t: Tensor) -> Tensor:
+        """Returns the bridge's time f = sigma / (alpha + sigma), in [0, 1]."""
+        return self.sigma(t) / (self.alpha(t) + self.sigma(t))
+
+    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns alpha(t) and sigma(t), shaped to multiply ``like`` (B, ...); t is () or (B,).
+
+        A scalar time stays where it is, usually float64 on the CPU: it multiplies tensors on any
+        device and of any float type without a copy or a synchronisation.
+        """
+        if t.ndim == 0:
+            return self.alpha(t), self.sigma(t)
+        shape = t.shape + (1,) * (like.ndim - t.ndim)
+        return self.alpha(t).reshape(shape).to(like), self.sigma(t).reshape(shape).to(like)
+
+
+@dataclass(frozen=True)
+class FlowPath(Path):
+    """Rectified flow: alpha = 1 - t, sigma = t.
+
+    Source: Liu et al. 2023 (rectified flow); Lipman et al. 2023, with time reversed.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def time_of(self, flow_time: Tensor) -> Tensor:
+        return flow_time
+
+
+@dataclass(frozen=True)
+class VPPath(Path):
+    r"""Continuous variance-preserving path with linear beta(t).
+
+    .. math:: \log \alpha(t) = -\tfrac14 t^2 (\beta_1 - \beta_0) - \tfrac12 t \beta_0
+
+    Source: Song et al. 2021 (score SDE), eq. 33.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (-0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min).exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        twice = -0.5 * t**2 * (self.beta_max - self.beta_min) - t * self.beta_min
+        return (-torch.expm1(twice)).sqrt()
+
+    def time_of(self, flow_time: Tensor) -> Tensor:
+        # sigma/alpha = r gives log alpha = -log(1 + r^2) / 2, a quadratic in t.
+        ratio = flow_time / (1 - flow_time).clamp_min(torch.finfo(flow_time.dtype).tiny)
+        minus_log_alpha = 0.5 * torch.log1p(ratio.square())
+        spread = self.beta_max - self.beta_min
+        root = (self.beta_min**2 + 4 * spread * minus_log_alpha).sqrt()
+        return ((root - self.beta_min) / spread).clamp(0, 1)
+
+
+class DiscretePath(Path):
+    """Variance-preserving path given by a table of alpha-bar, as diffusion checkpoints carry it.
+
+    Index i of T training steps is time (i + 1) / T, and t = 0 is the clean image, alpha-bar = 1;
+    so exact indices reproduce published numbers. Between indices alpha-bar is interpolated
+    linearly.
+
+    Args:
+        alphas_cumprod: The T cumulative products of 1 - beta, decreasing, in (0, 1).
+
+    Raises:
+        ValueError: If the table is not a decreasing sequence in (0, 1).
+    """
+
+    def __init__(self, alphas_cumprod: Tensor) -> None:
+        table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
+        inside = table.ndim == 1 and len(table) > 1 and bool(((table > 0) & (table < 1)).all())
+        if not inside or bool((table.diff() >= 0).any()):
+            raise ValueError("alphas_cumprod must be a decreasing 1-D table with values in (0, 1)")
+        self.table = torch.cat([table.new_ones(1), table])
+        self.train_steps = self._total = len(table)
+        self._copies: dict[torch.device, Tensor] = {}
+
+    @staticmethod
+    def linear(
+        steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+    ) -> DiscretePath:
+        """Returns the linear-beta schedule of DDPM and of the guided-diffusion checkpoints."""
+        betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
+        return DiscretePath((1 - betas).cumprod(0))
+
+    def index(self, t: Tensor) -> Tensor:
+        """Returns the training index t T - 1 that a network expects, float, exact on the grid."""
+        position = t.double() * self._total
+        snapped = position.round()
+        return torch.where((position - snapped).abs() < 1e-3, snapped, position) - 1
+
+    def alpha_bar(self, t: Tensor) -> Tensor:
+        """Returns alpha-bar at time t, float64."""
+        position = (self.index(t) + 1).clamp(0, self._total)
+        low = position.floor().long()
+        high = (low + 1).clamp_max(self._total)
+        table = self._table_on(t.device)
+        return torch.lerp(table[low], table[high], position - low)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.alpha_bar(t).sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (1 - self.alpha_bar(t)).sqrt()
+
+    def time_of(self, flow_time: Tensor) -> Tensor:
+        ratio = flow_time.double() / (1 - flow_time.double()).clamp_min(1e-300)
+        wanted = 1 / (1 + ratio.square())
+        ascending = self._table_on(flow_time.device).flip(0)
+        above = torch.searchsorted(ascending, wanted.contiguous()).clamp(1, self._total)
+        low, high = ascending[above - 1], ascending[above]
+        part = ((wanted - low) / (high - low)).clamp(0, 1)
+        return (self._total - (above - 1) - part) / self._total
+
+    def _table_on(self, device: torch.device) -> Tensor:
+        if device not in self._copies:
+            self._copies[device] = self.table.to(device)
+        return self._copies[device]
+
+
+def to_x0(kind: Prediction, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Converts a network's output into E[x_0 | x_t].
+
+    Args:
+        kind: What the output means.
+        output: The network's output, same shape as ``x_t``.
+        x_t: Noisy images, (B, ...).
+        alpha: alpha(t), broadcastable to ``x_t``.
+        sigma: sigma(t), broadcastable to ``x_t``.
+
+    Returns:
+        Denoised images, same shape as ``x_t``. An epsilon or score output has no limit at alpha =
+        0.
+    """
+    if kind is Prediction.X0:
+        return output
+    if kind is Prediction.EPS:
+        return (x_t - sigma * output) / alpha
+    if kind is Prediction.V:
+        return (alpha * x_t - sigma * output) / (alpha**2 + sigma**2)
+    if kind is Prediction.VELOCITY:
+        return (x_t - sigma * output) / (alpha + sigma)
+    return (x_t + sigma**2 * output) / alpha
+
+
+def from_x0(kind: Prediction, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Converts E[x_0 | x_t] into the named prediction; the inverse of ``to_x0`` for sigma > 0."""
+    if kind is Prediction.X0:
+        return x0
+    eps = (x_t - alpha * x0) / sigma
+    if kind is Prediction.EPS:
+        return eps
+    if kind is Prediction.V:
+        return alpha * eps - sigma * x0
+    if kind is Prediction.VELOCITY:
+        return eps - x0
+    return -eps / sigma

@@ -1,0 +1,127 @@
+"""Priors: frozen networks behind one question, what is E[x_0 | x_t]?"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plugip.path import Path, ValueRange
+
+
+@dataclass
+class Counter:
+    """Counts what passes a prior's door: forward calls (NFE) and backward passes (VJP)."""
+
+    nfe: int = 0
+    vjps: int = 0
+
+    def count_vjp(self, grad: Tensor) -> None:
+        """Counts one backward pass; a tensor hook, so it returns nothing."""
+        self.vjps += 1
+
+
+class Prior(nn.Module, ABC):
+    """Answers E[x_0 | x_t] along a noise path; weights are frozen, gradients reach x_t.
+
+    Subclasses write ``forward`` and set ``shape``, ``path`` and ``value_range``; latent priors
+    also write ``decode`` and ``encode``. States carry the name h where they differ from images.
+
+    Attributes:
+        shape: Shape of one state, without the batch axis.
+        path: The noise path that the network was trained on.
+        value_range: Range of clean states, or None for latents without one.
+        counter: Forward and backward calls so far.
+    """
+
+    shape: tuple[int, ...]
+    path: Path
+    value_range: ValueRange | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counter = Counter()
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Returns E[x_0 | x_t], differentiable in x_t.
+
+        Args:
+            x_t: Noisy states, (B, *shape).
+            t: Time in (0, 1], () for the whole batch or (B,).
+
+        Returns:
+            Denoised states, (B, *shape).
+        """
+
+    def __call__(self, x_t: Tensor, t: Tensor, *args: Any) -> Tensor:
+        self.counter.nfe += 1
+        x0 = super().__call__(x_t, t, *args)
+        if x0.requires_grad:
+            x0.register_hook(self.counter.count_vjp)
+        return x0
+
+    def decode(self, h: Tensor) -> Tensor:
+        """Maps clean states to images in [-1, 1], (B, *shape) -> (B, C, H, W)."""
+        return h if self.value_range is None else self.value_range.to_signed(h)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Maps images in [-1, 1] to clean states, the inverse of ``decode`` where there is one."""
+        return x if self.value_range is None else self.value_range.from_signed(x)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one decoded image, (C, H, W)."""
+        return self.shape
+
+    def freeze(self) -> Prior:
+        """Puts the network into eval mode and switches weight gradients off; returns self."""
+        return self.eval().requires_grad_(False)
+
+
+class BridgedPrior(Prior):
+    """Serves a prior along another noise path, so that a diffusion acts as a flow and the reverse.
+
+    Both paths are mapped onto the rectified flow, where equal flow times mean equal noise levels.
+    Where the asked level exceeds what the network knows, its noisiest level is used.
+
+    Args:
+        base: The prior to serve.
+        path: The path to serve it along.
+
+    Source: Lipman et al. 2024 (Flow Matching Guide), section 4.7, on equivalent Gaussian paths.
+    """
+
+    def __init__(self, base: Prior, path: Path) -> None:
+        super().__init__()
+        self.base, self.path = base, path
+        self.shape, self.value_range = base.shape, base.value_range
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        own = self.base.path.time_of(self.path.flow_time(t))
+        a, s = self.path.coefficients(t, x_t)
+        base_a, base_s = self.base.path.coefficients(own, x_t)
+        return self.base(x_t * (base_a + base_s) / (a + s), own)
+
+    def decode(self, h: Tensor) -> Tensor:
+        return self.base.decode(h)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.base.encode(x)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return self.base.image_shape
+
+
+def probe_signal(image_shape: tuple[int, ...]) -> Tensor:
+    """Returns a known smooth picture in [-1, 1], (1, C, H, W): soft blobs on a gradient."""
+    c, h, w = image_shape
+    rows = torch.linspace(-1, 1, h)[:, None]
+    columns = torch.linspace(-1, 1, w)[None, :]
+    blob = torch.exp(-3 * (rows**2 + columns**2))
+    phase = torch.arange(c)[:, None, None] * 0.3
+    return (0.9 * blob - 0.4 + 0.3 * torch.sin(1.5 * rows + columns + phase)).clamp(-1, 1)[None]

@@ -1,0 +1,268 @@
+"""Stopping rules: which iterate to answer with, decided per image and without the true image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from plugip.diagnostics import chi_square_limit
+from plugip.linalg import where
+from plugip.method import Info, Method
+from plugip.problem import Problem
+from plugip.rng import Rng
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A rule's word on one iterate, (B,) bool each: the new answer? the end?"""
+
+    pick: Tensor
+    stop: Tensor
+
+
+class Rule(Protocol[S]):
+    """Watches the iterates of each image; a frozen dataclass of settings."""
+
+    def init(self, problem: Problem) -> S:
+        """Returns the state before the first iterate; refuses what it cannot judge."""
+        ...
+
+    def update(self, problem: Problem, state: S, info: Info) -> tuple[S, Verdict]:
+        """Judges one iterate."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoppedState:
+    """States of method and rule, the picked images, and the step of each pick (0: none yet)."""
+
+    method: Any
+    rule: Any
+    picked: Tensor | None
+    picked_step: Tensor
+    latest: Tensor | None
+    step: int
+
+
+@dataclass(frozen=True)
+class Stopped(Generic[S]):
+    """A method whose answer is chosen by a stopping rule.
+
+    The rule sees only what the method reports. Its pick is kept apart, so that the last iterate
+    stays known beside it. An image on which the rule never fires is answered with its last
+    iterate.
+
+    Args:
+        method: The method that makes the iterates.
+        rule: The rule that picks one.
+        halt: End an image when the rule says so; False goes on to the method's own end and only
+            remembers the pick, to compare both.
+    """
+
+    method: Method[Any]
+    rule: Rule[Any]
+    halt: bool = True
+
+    @property
+    def iterations(self) -> int | None:
+        """Steps after which the method itself ends, if it is known."""
+        return getattr(self.method, "iterations", None)
+
+    def init(self, problem: Problem, rng: Rng) -> StoppedState:
+        """Returns the first states of rule and method."""
+        rule = self.rule.init(problem)
+        step = torch.zeros(problem.batch, dtype=torch.long, device=problem.y.device)
+        return StoppedState(self.method.init(problem, rng), rule, None, step, None, 0)
+
+    def step(self, problem: Problem, state: StoppedState) -> tuple[StoppedState, Info]:
+        """Makes one step of the method and lets the rule judge it."""
+        inner, info = self.method.step(problem, state.method)
+        if info.residual is None:
+            with torch.no_grad():
+                residual = problem.residual(problem.operator(info.x_hat))
+            info = Info(info.x_hat, info.loss, info.done, residual)
+        rule, verdict = self.rule.update(problem, state.rule, info)
+        before = info.x_hat if state.picked is None else state.picked
+        picked = where(verdict.pick, info.x_hat, before)
+        at = torch.where(verdict.pick, state.step + 1, state.picked_step)
+        moved = StoppedState(inner, rule, picked, at, info.x_hat, state.step + 1)
+        done = info.done | verdict.stop if self.halt else info.done
+        return moved, Info(info.x_hat, info.loss, done, info.residual)
+
+    def finish(self, problem: Problem, state: StoppedState) -> Tensor:
+        """Returns the picked images, and the last iterate where nothing was picked."""
+        if state.picked is None or state.latest is None:
+            return self.method.finish(problem, state.method)
+        return where(state.picked_step > 0, state.picked, state.latest)
+
+    def picked_step(self, state: StoppedState) -> Tensor:
+        """Returns the step of each image's answer, (B,); 0 where the rule never fired."""
+        return state.picked_step
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """Stops at the first iterate whose residual is as small as the noise (Morozov).
+
+    Args:
+        tau: Stop when chi-square = ‖A(x) - y‖² / (m std²) is at most tau. None means 1 + 2
+            sqrt(2/m), two standard deviations of a residual of pure noise.
+
+    Source: Morozov 1966; the limit as in the chi-square test.
+    """
+
+    tau: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tau is not None and self.tau <= 0:
+            raise ValueError(f"tau must be positive, got {self.tau}")
+
+    def init(self, problem: Problem) -> Tensor:
+        """Returns which images have stopped; needs a known noise level."""
+        if problem.noise.std is None:
+            raise TypeError(
+                f"Discrepancy needs a known noise level, which {type(problem.noise).__name__} "
+                "does not have; use stopping=es_wmv, or give noise.std"
+            )
+        return torch.zeros(problem.batch, dtype=torch.bool, device=problem.y.device)
+
+    def update(self, problem: Problem, state: Tensor, info: Info) -> tuple[Tensor, Verdict]:
+        """Picks the first iterate below the limit."""
+        chi_square = (info.residual / problem.noise.std).square()  # type: ignore[operator]
+        reached = chi_square <= self._limit(problem, chi_square)
+        return state | reached, Verdict(reached & ~state, state | reached)
+
+    def _limit(self, problem: Problem, like: Tensor) -> Tensor:
+        if self.tau is not None:
+            return torch.full_like(like, self.tau)
+        counts = torch.as_tensor(problem.observed_count()).expand(problem.batch).tolist()
+        return torch.tensor(
+            [chi_square_limit(c) for c in counts], dtype=like.dtype, device=like.device
+        )
+
+
+@dataclass(frozen=True)
+class BestLoss:
+    """Answers with the iterate of least loss, measured on y alone; never stops early."""
+
+    def init(self, problem: Problem) -> Tensor:
+        """Returns the least losses so far, infinite."""
+        return torch.full((problem.batch,), torch.inf, device=problem.y.device)
+
+    def update(self, problem: Problem, state: Tensor, info: Info) -> tuple[Tensor, Verdict]:
+        """Picks the iterate if its loss is the least so far."""
+        better = info.loss < state
+        return torch.where(better, info.loss, state), Verdict(better, torch.zeros_like(better))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Stops after a number of steps and answers with the last one.
+
+    Args:
+        steps: Steps allowed per image.
+    """
+
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+    def init(self, problem: Problem) -> int:
+        """Returns the number of steps made."""
+        return 0
+
+    def update(self, problem: Problem, state: int, info: Info) -> tuple[int, Verdict]:
+        """Picks every iterate until the budget is spent."""
+        spent = torch.full_like(info.done, state + 1 >= self.steps)
+        within = torch.full_like(info.done, state + 1 <= self.steps)
+        return state + 1, Verdict(within, spent)
+
+
+@dataclass(frozen=True)
+class WMVState:
+    """The last images, ring-ordered, with running sums; everything per image, float64.
+
+    ``ring`` (B, W, n), ``total`` (B, n) the sum of images, ``energy`` (B,) the sum of squared
+    norms, ``best`` (B,) the least variance and ``waited`` (B,) the steps since.
+    """
+
+    ring: Tensor | None
+    total: Tensor | None
+    energy: Tensor | None
+    best: Tensor
+    waited: Tensor
+    seen: int
+
+
+@dataclass(frozen=True)
+class ESWMV:
+    r"""Stops at the least windowed moving variance of the iterates; needs no noise level.
+
+    Iterates settle on the content first and start to move again when they fit the noise. The
+    variance of the last W images has its minimum in between:
+
+    .. math:: v_k = \frac{1}{W n} \sum_{w < W} \|x_{k-w} - \bar x_k\|^2
+
+    The iterate that ends the window of least variance is kept. One update costs O(n), whatever W:
+    sums are updated with the image that enters and the one that leaves.
+
+    Args:
+        window: W, in steps. The published 100 is meant for thousands of Adam steps; a quasi-Newton
+            method that needs sixty steps wants about 10.
+        patience: Steps without a smaller variance before an image stops.
+
+    Raises:
+        ValueError: If window is below 2 or patience below 1.
+
+    Source: Wang et al. 2023 (early stopping for deep image prior, TMLR), algorithm 1.
+    """
+
+    window: int = 100
+    patience: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.window < 2 or self.patience < 1:
+            raise ValueError(
+                f"need window >= 2 and patience >= 1, got {self.window} and {self.patience}"
+            )
+
+    def init(self, problem: Problem) -> WMVState:
+        """Returns an empty window."""
+        best = torch.full(
+            (problem.batch,), torch.inf, dtype=torch.float64, device=problem.y.device
+        )
+        return WMVState(None, None, None, best, torch.zeros_like(best), 0)
+
+    def update(self, problem: Problem, state: WMVState, info: Info) -> tuple[WMVState, Verdict]:
+        """Slides the window by one image and compares its variance with the least so far."""
+        ring, total, energy = self._slide(state, info.x_hat.flatten(1))
+        spread = energy / self.window - (total / self.window).square().sum(dim=1)
+        variance = (spread / total.shape[1]).clamp_min(0)
+        full = state.seen + 1 >= self.window
+        better = (variance < state.best) & full
+        waited = torch.where(better, 0.0, state.waited + float(full))
+        best = torch.where(better, variance, state.best)
+        moved = WMVState(ring, total, energy, best, waited, state.seen + 1)
+        return moved, Verdict(better, waited >= self.patience)
+
+    def _slide(self, state: WMVState, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # float64, because the variance is a small difference of large sums.
+        image = image.double()
+        if state.ring is None or state.total is None or state.energy is None:
+            ring = image.new_zeros(image.shape[0], self.window, image.shape[1])
+            total, energy = torch.zeros_like(image), image.new_zeros(image.shape[0])
+        else:
+            ring, total, energy = state.ring, state.total, state.energy
+        slot = state.seen % self.window
+        leaving = ring[:, slot]
+        total = total + image - leaving
+        energy = energy + image.square().sum(dim=1) - leaving.square().sum(dim=1)
+        ring[:, slot] = image
+        return ring, total, energy

@@ -1,0 +1,108 @@
+"""Reports, and the comparisons that all checks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from plugip.rng import stream_seed
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a report."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass
+class Report:
+    """The outcome of all checks of one plug.
+
+    Attributes:
+        subject: What was checked.
+        checks: The lines, in the order they were run.
+    """
+
+    subject: str
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check passed."""
+        return all(check.ok for check in self.checks)
+
+    def text(self) -> str:
+        """Returns the report as a table that a researcher can read."""
+        width = max([len(c.name) for c in self.checks], default=0)
+        lines = [
+            f"{'pass' if c.ok else 'FAIL'}  {c.name:<{width}}  {c.detail}" for c in self.checks
+        ]
+        failed = sum(not c.ok for c in self.checks)
+        end = (
+            "all checks passed" if not failed else f"{failed} of {len(self.checks)} checks failed"
+        )
+        return "\n".join([self.subject, *lines, end])
+
+    def require(self) -> None:
+        """Raises an AssertionError that holds the report, unless every check passed."""
+        if not self.ok:
+            raise AssertionError("\n" + self.text())
+
+    def failed(self, name: str, error: Exception) -> Report:
+        """Adds a failed line with the error's message; returns self."""
+        self.checks.append(Check(name, False, f"{type(error).__name__}: {error}"))
+        return self
+
+    def run(self, name: str, check: Callable[[], tuple[bool, str]]) -> None:
+        """Runs one check; an exception inside it is a failure with its message as the detail."""
+        try:
+            ok, detail = check()
+        except Exception as error:
+            ok, detail = False, f"{type(error).__name__}: {error}"
+        self.checks.append(Check(name, ok, detail))
+
+
+def close(a: Tensor, b: Tensor, tolerance: float) -> tuple[bool, str]:
+    """Compares two tensors relative to the larger one's size; returns the verdict and a detail."""
+    if a.shape != b.shape:
+        return False, f"shapes {tuple(a.shape)} and {tuple(b.shape)} differ"
+    size = max(float(a.abs().max()), float(b.abs().max()), 1e-30)
+    gap = float((a - b).abs().max()) / size
+    return gap <= tolerance, f"relative gap {gap:.1e}, allowed {tolerance:.0e}"
+
+
+def random_images(shape: tuple[int, ...], purpose: str) -> Tensor:
+    """Returns reproducible float64 images in [-0.9, 0.9]; leaves the global stream alone."""
+    generator = torch.Generator().manual_seed(stream_seed(0, "testing", purpose))
+    return torch.rand(shape, generator=generator, dtype=torch.float64) * 1.8 - 0.9
+
+
+def keeps_global_stream(action: Callable[[], object]) -> tuple[bool, str]:
+    """Tells whether an action leaves torch's and NumPy's global random streams alone."""
+    import numpy as np
+
+    before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
+    action()
+    torch_same = torch.equal(before, torch.random.get_rng_state())
+    numpy_same = bool((numpy_before == np.random.get_state()[1]).all())  # type: ignore[index]
+    ok = torch_same and numpy_same
+    return ok, "global random state untouched" if ok else "drew from a global random stream"
+
+
+def directional(
+    function: Callable[[Tensor], Tensor], at: Tensor, grad: Tensor
+) -> tuple[bool, str]:
+    """Compares <grad, v> with a central difference of a scalar function along v."""
+    v = random_images(tuple(at.shape), "direction")
+    step = 1e-5
+    with torch.no_grad():
+        measured = float(function(at + step * v) - function(at - step * v)) / (2 * step)
+    claimed = float((grad * v).sum())
+    gap = abs(claimed - measured) / max(abs(measured), abs(claimed), 1e-12)
+    return gap <= 1e-4, f"autograd {claimed:.6g}, finite difference {measured:.6g}"

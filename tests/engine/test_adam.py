@@ -1,0 +1,35 @@
+"""Adam on seeds equals torch's own."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from plugip.engine.adam import Adam
+from plugip.engine.objective import Evaluation
+
+
+class Bowl:
+    """An objective with known gradient."""
+
+    def evaluate(self, z: Tensor) -> Evaluation:
+        weights = torch.arange(1.0, z[0].numel() + 1, dtype=z.dtype).reshape(z[0].shape)
+        loss = (weights * z**2).flatten(1).sum(1)
+        return Evaluation(loss, 2 * weights * z, z, loss)
+
+
+def test_twenty_iterates_equal_torch_adam():
+    z = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(2, 6)
+    reference = z.clone().requires_grad_()
+    optimiser = torch.optim.Adam([reference], lr=0.03)
+    solver, state = Adam(lr=0.03), Adam(lr=0.03).init(z)
+    for _ in range(20):
+        state, seed, _, _ = solver.step(Bowl(), state)  # type: ignore[arg-type]
+        torch.testing.assert_close(seed, reference.detach(), rtol=1e-12, atol=1e-12)
+        optimiser.zero_grad()
+        Bowl().evaluate(reference).loss.sum().backward()
+        optimiser.step()
+
+
+def test_learning_rate_must_be_positive():
+    with pytest.raises(ValueError, match="lr must be positive, got 0"):
+        Adam(lr=0)

@@ -1,0 +1,92 @@
+"""Objective and linearisation: values, gradients, Jacobian products."""
+
+import pytest
+import torch
+
+from plugip.engine.linearize import JVPS, linearize, whitened_residual
+from plugip.engine.objective import Objective
+from plugip.linalg import dot
+from plugip.noise import UnknownNoise
+from plugip.problem import Problem
+from plugip.reverse import Generator
+from plugip.testing.methods import toy_problem
+from plugip.testing.report import random_images
+
+
+def objective(loss: str = "likelihood", weight: float = 0.7) -> Objective:
+    return Objective(toy_problem(), Generator(steps=2), weight, loss)
+
+
+def seeds() -> torch.Tensor:
+    return random_images((3, 3, 8, 8), "seeds")
+
+
+def test_likelihood_loss_is_half_the_whitened_residual_plus_the_seed_prior():
+    f, z = objective(), seeds()
+    rho, _ = whitened_residual(f, z)
+    expected = 0.5 * dot(rho, rho) + 0.35 * dot(z, z)
+    torch.testing.assert_close(f(z), expected)
+
+
+def test_mean_loss_is_the_mean_squared_error():
+    f, z = objective("mean", 0.0), seeds()
+    y_clean = f.problem.operator(f.image(z))
+    torch.testing.assert_close(f(z), (y_clean - f.problem.y).square().flatten(1).mean(1))
+
+
+def test_unknown_noise_gives_a_mean_loss_and_a_matching_residual():
+    p = toy_problem()
+    f = Objective(Problem(p.y, p.operator, UnknownNoise(), p.prior), Generator(), 0.0)
+    rho, _ = whitened_residual(f, seeds())
+    torch.testing.assert_close(f(seeds()), 0.5 * dot(rho, rho))
+
+
+def test_gradient_equals_finite_differences():
+    f, z = objective(), seeds()[:1, :, :2, :2].contiguous()
+    f = Objective(_tiny(), Generator(steps=2), 0.7)
+    assert torch.autograd.gradcheck(lambda v: f(v), (z.requires_grad_(),))
+
+
+def _tiny() -> Problem:
+    from plugip.noise import GaussianNoise
+    from plugip.operator import Operator
+    from plugip.path import FlowPath
+    from plugip.priors.gaussian import GaussianPrior
+
+    class Bend(Operator):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 0.2 * x**3
+
+    prior = GaussianPrior(torch.zeros(3, 2, 2), 0.5, FlowPath()).double()
+    return Problem(torch.zeros(1, 3, 2, 2).double(), Bend(), GaussianNoise(0.1), prior)
+
+
+def test_evaluate_agrees_with_the_call_and_is_detached():
+    f, z = objective(), seeds()
+    here = f.evaluate(z)
+    torch.testing.assert_close(here.loss, f(z))
+    assert not any(v.requires_grad for v in (here.loss, here.grad, here.x, here.residual))
+
+
+@pytest.mark.parametrize("backend", sorted(JVPS))
+def test_jvp_and_vjp_are_adjoint(backend: str):
+    f, z = objective(), seeds()
+    j = linearize(f, z, backend)
+    v, w = random_images(tuple(z.shape), "v"), random_images((3, 3, 8, 8), "w")
+    tolerance = 1e-3 if backend == "finite_difference" else 1e-10
+    torch.testing.assert_close(dot(j.jvp(v), w), dot(v, j.vjp(w)), rtol=tolerance, atol=tolerance)
+
+
+def test_products_can_be_repeated():
+    j = linearize(objective(), seeds())
+    v = random_images((3, 3, 8, 8), "v")
+    torch.testing.assert_close(j.jvp(2 * v), 2 * j.jvp(v))
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match="did you mean 'likelihood'"):
+        objective("likelyhood")
+    with pytest.raises(ValueError, match="seed_weight must not be negative"):
+        objective(weight=-1.0)
+    with pytest.raises(ValueError, match="linearize backend"):
+        linearize(objective(), seeds(), "magic")

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from plugip.operators import GaussianBlur
+from plugip.operators.blur import gaussian_taps
+from plugip.operators.separable import BOUNDARIES, toeplitz
+from plugip.spectral import FourierSpectrum, KroneckerSpectrum
+
+CASES = {
+    "reflect": "dps_gaussian_61_3_reflect_64",
+    "zero": "gaussian_61_3_zero_64",
+    "circular": "gaussian_61_3_circular_64",
+}
+
+
+@pytest.mark.parametrize("boundary", CASES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-5)])
+def test_golden_blur(tools, boundary, dtype, tolerance):
+    y = GaussianBlur(boundary=boundary)(tools.hash_image(1, 3, 64, 64, dtype=dtype))
+    assert y.dtype == dtype
+    tools.case(y, tools.golden("blur")["cases"][CASES[boundary]], tolerance)
+
+
+def test_golden_kernels(tools):
+    want = tools.golden("blur")["kernels"]
+    first, last = want["support_61_3"]
+    taps = gaussian_taps(3.0, 61)
+    assert np.nonzero(taps)[0].tolist() == list(range(first, last + 1))
+    line = np.array(want["taps_61_3"])
+    assert np.allclose(taps[first : last + 1], line, rtol=1e-8, atol=1e-12)
+    assert taps[30] ** 2 == pytest.approx(want["center_61_3"], rel=1e-9)
+    for key, std, size in (("full_9_3", 3.0, 9), ("full_7_1", 1.0, 7)):
+        full = np.outer(gaussian_taps(std, size), gaussian_taps(std, size)).ravel()
+        assert np.allclose(full, want[key], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize(("std", "size"), [(3.0, 61), (10.0, 5), (0.3, 3), (4.4, 33)])
+def test_window_is_scipys(std, size):
+    impulse = np.zeros((size, size))
+    impulse[size // 2, size // 2] = 1
+    taps = gaussian_taps(std, size)
+    assert np.allclose(np.outer(taps, taps), gaussian_filter(impulse, std), atol=1e-15)
+
+
+def test_golden_reflect_singular_values(tools):
+    want = tools.golden("blur")["separable_reflect"]
+    s = torch.linalg.svdvals(torch.from_numpy(toeplitz(gaussian_taps(3.0, 61), 256, "reflect")))
+    assert float(s[0]) == pytest.approx(want["T256_sv_max"], rel=1e-9)
+    assert float(s[-1]) == pytest.approx(want["T256_sv_min"], rel=1e-4)
+    assert int((s > 3e-2).sum()) == want["T256_count_sv_gt_3e-2"]
+    assert int((s > 1e-3).sum()) == want["T256_count_sv_gt_1e-3"]
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("size", [(9, 9), (8, 11)])
+def test_is_a_linear_operator(tools, boundary, size):
+    # A narrow kernel: no singular value is below rcond, so that the pseudo-inverse is exact.
+    A, shape = GaussianBlur(0.6, 5, boundary), (2, 3, *size)
+    tools.adjoint(A, shape)
+    tools.adjoint(A, shape, 1e-5, torch.float32)
+    tools.spectrum(A, shape)
+    tools.penrose(A, shape)
+    tools.split(A, shape)
+    kind = FourierSpectrum if boundary == "circular" else KroneckerSpectrum
+    assert isinstance(A.spectrum(shape), kind)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "circular"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_default_blur_is_inverted_where_it_can_be(tools, boundary, dtype):
+    A, x = GaussianBlur(boundary=boundary), tools.hash_image(2, 3, 64, 64, dtype=dtype)
+    y = A(x)
+    back = A.pinv(y)
+    assert back.dtype == dtype
+    assert bool((back.abs() < 10).all())  # the tiny singular values are left out
+    tools.close(A(back), y, 1e-2)
+
+
+@pytest.mark.parametrize("boundary", sorted(set(BOUNDARIES) - {"zero"}))
+def test_constants_are_preserved(tools, boundary):
+    y = GaussianBlur(boundary=boundary)(torch.full((1, 3, 64, 70), 0.7, dtype=torch.float64))
+    tools.close(y, torch.full_like(y, 0.7), 1e-13)
+
+
+def test_circular_blur_does_not_amplify():
+    s = GaussianBlur(boundary="circular").spectrum((1, 3, 64, 64)).s
+    assert float(s.max()) == pytest.approx(1, abs=1e-14)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "circular"])
+def test_gradients(tools, boundary):
+    x = tools.normal(1, 1, 6, 7).requires_grad_()
+    assert torch.autograd.gradcheck(GaussianBlur(1.0, 5, boundary), x)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="std must be positive and finite, got 0"):
+        GaussianBlur(std=0)
+    with pytest.raises(ValueError, match=r"size must be odd and positive.*got 64; use 65"):
+        GaussianBlur(size=64)
+    with pytest.raises(ValueError, match=r"unknown boundary 'circlar'.*did you mean 'circular'"):
+        GaussianBlur(boundary="circlar")
+    with pytest.raises(ValueError, match=r"reaches 30 pixels.*only 30 pixels wide.*size <= 59"):
+        GaussianBlur()(torch.zeros(1, 3, 64, 30))
+    with pytest.raises(ValueError, match=r"a kernel of 61 taps does not fit .* 60 pixels high"):
+        GaussianBlur(boundary="circular").check_domain((1, 3, 60, 64))

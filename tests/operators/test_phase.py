@@ -1,0 +1,111 @@
+import pytest
+import torch
+
+from plugip.linalg import norm
+from plugip.operators import FourierMagnitude, align
+
+CASES = {
+    "dps_style_8_pad2": FourierMagnitude(),
+    "daps_style_8_pad2": FourierMagnitude(range_in="unit"),
+    "intensity_8_pad2": FourierMagnitude(output="intensity"),
+}
+# torch itself loads its forward-mode rules with a deprecated call.
+FORWARD_MODE = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-5)])
+def test_golden_magnitudes(tools, name, dtype, tolerance):
+    y = CASES[name](tools.hash_image(1, 3, 8, 8, dtype=dtype))
+    assert y.dtype == dtype
+    tools.case(y, tools.golden("phase_retrieval")["cases"][name], tolerance)
+
+
+def test_golden_alignment(tools):
+    case = tools.golden("phase_retrieval")["cases"]["align_16"]
+    x, noise = tools.hash_image(1, 1, 8, 8), tools.hash_image(1, 1, 16, 16)
+    r = torch.nn.functional.pad(torch.complex(x, 0.3 * x.mT), (4, 4, 4, 4))
+    turned = torch.exp(torch.tensor(1.1j)) * r.flip(-2, -1).conj()
+    estimate = turned.roll((3, 5), (-2, -1)) + 0.05 * torch.complex(noise, noise.flip(-1))
+    aligned = align(estimate, r, shifts=True)
+    assert float(norm(estimate - r)) == pytest.approx(case["err_before_l2"], rel=1e-6)
+    assert float(norm(aligned - r)) == pytest.approx(case["err_after_l2"], rel=1e-6)
+
+
+@pytest.mark.parametrize("oversample", [0.0, 2.0, 4.0])
+def test_energy_is_kept(tools, oversample):
+    x = tools.normal(2, 3, 8, 12)
+    y = FourierMagnitude(oversample)(x)
+    assert y.shape == (2, 3, 8 + 2 * int(oversample), 12 + 2 * int(oversample / 8 * 12))
+    tools.close(norm(y), norm(x), 1e-12)
+
+
+def test_padding_can_be_given():
+    assert FourierMagnitude(pad=64).measurement_shape((1, 3, 8, 9)) == (1, 3, 136, 137)
+
+
+def test_sign_and_turn_are_invisible(tools):
+    x, A = tools.normal(2, 3, 8, 9), FourierMagnitude()
+    tools.close(A(-x.flip(-2, -1)), A(x), 1e-13)
+    B = FourierMagnitude(range_in="unit")
+    tools.close(B(x.flip(-2, -1)), B(x), 1e-13)
+    assert float((B(-x) - B(x)).abs().max()) > 0.1
+    tools.split(A, (3, 3, 8, 9))
+
+
+@FORWARD_MODE
+@pytest.mark.parametrize("output", ["amplitude", "intensity"])
+@pytest.mark.parametrize("range_in", ["signed", "unit"])
+def test_gradients(tools, output, range_in):
+    A = FourierMagnitude(range_in=range_in, output=output)
+    x = tools.normal(1, 1, 4, 5).requires_grad_()
+    assert torch.autograd.gradcheck(A, x, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(A, x)
+
+
+def test_gradient_is_finite_at_zero():
+    x = torch.zeros(1, 3, 8, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(FourierMagnitude()(x).sum(), x)
+    assert bool(gradient.isfinite().all())
+
+
+def test_align_undoes_sign_and_turn_of_each_image(tools):
+    x = tools.normal(4, 3, 8, 9)
+    estimate = torch.stack([x[0], -x[1], x[2].flip(-2, -1), -x[3].flip(-2, -1)])
+    tools.close(align(estimate, x), x, 0)
+    tools.close(align(estimate[3:], x[3:]), x[3:], 0)
+    noisy = estimate + 0.1 * tools.normal(4, 3, 8, 9, seed=1)
+    assert bool((norm(align(noisy, x) - x) < 0.15 * norm(x)).all())
+
+
+def test_align_by_channel(tools):
+    x = tools.normal(1, 3, 8, 9)
+    estimate = torch.stack([x[:, 0], -x[:, 1], x[:, 2].flip(-2, -1)], dim=1)
+    tools.close(align(estimate, x, joint_channels=False), x, 0)
+    joint = align(estimate, x)
+    assert any(bool((joint == v).all()) for v in (estimate, -estimate, estimate.flip(-2, -1)))
+
+
+def test_align_shifts(tools):
+    x = tools.normal(2, 3, 8, 9)
+    estimate = torch.stack([x[0].roll((2, -3), (-2, -1)), -x[1].flip(-2, -1).roll(1, -1)])
+    tools.close(align(estimate, x, shifts=True), x, 0)
+
+
+def test_align_knows_the_sign_of_unit_images(tools):
+    x = tools.hash_image(2, 3, 8, 8)
+    estimate = x.flip(-2, -1)
+    tools.close(align(estimate, x, range_in="unit"), x, 1e-15)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="oversample must be finite and not negative"):
+        FourierMagnitude(-1.0)
+    with pytest.raises(ValueError, match="pad must be a whole number"):
+        FourierMagnitude(pad=-1)
+    with pytest.raises(ValueError, match=r"unknown range_in 'signd'.*did you mean 'signed'"):
+        FourierMagnitude(range_in="signd")
+    with pytest.raises(ValueError, match="unknown output"):
+        FourierMagnitude(output="phase")
+    with pytest.raises(ValueError, match="same shape, got"):
+        align(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9))

@@ -1,0 +1,150 @@
+"""Stopping rules: hand-computed picks, per image, blind to neighbours."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from plugip.loop import solve
+from plugip.method import Info
+from plugip.methods import DMPlug
+from plugip.noise import UnknownNoise
+from plugip.problem import Problem
+from plugip.rng import Rng
+from plugip.stopping import ESWMV, BestLoss, Budget, Discrepancy, Stopped
+from plugip.testing import check_method
+from plugip.testing.methods import toy_problem
+
+
+class Script:
+    """A method that plays given images, with given losses and residuals."""
+
+    def __init__(self, images: Tensor, residual: Tensor | None = None) -> None:
+        self.images, self.iterations = images, len(images)
+        self.residual = (
+            residual if residual is not None else torch.ones(len(images), images.shape[1])
+        )
+
+    def init(self, problem: Problem, rng: Rng) -> int:
+        return 0
+
+    def step(self, problem: Problem, state: int) -> tuple[int, Info]:
+        x, r = self.images[state], self.residual[state]
+        return state + 1, Info(x, r, torch.zeros_like(r, dtype=torch.bool), r)
+
+    def finish(self, problem: Problem, state: int) -> Tensor:
+        return self.images[state - 1]
+
+
+def play(rule, images: Tensor, residual: Tensor | None = None):
+    p = toy_problem()
+    stopped = Stopped(Script(images, residual), rule, halt=False)
+    state = stopped.init(p, Rng(0, "solve", ["a", "b", "c"]))
+    for _ in range(len(images)):
+        state, _ = stopped.step(p, state)
+    return stopped, state
+
+
+def walk(steps: int) -> Tensor:
+    # Each image settles, rests for a while, and then drifts off; rests end at different steps.
+    t = torch.arange(steps, dtype=torch.float64)[:, None]
+    rest = torch.tensor([20.0, 30.0, 40.0])
+    level = torch.where(t < rest, (t - rest).square() / 2000, (t - rest) / 300)
+    pattern = torch.linspace(0.1, 1, 192, dtype=torch.float64).reshape(3, 8, 8)
+    return level[:, :, None, None, None] * pattern
+
+
+def brute_force_pick(images: Tensor, window: int) -> list[int]:
+    def variance(end: int, b: int) -> float:
+        part = images[end - window : end, b].flatten(1)
+        return float((part - part.mean(0)).square().sum() / window / part.shape[1])
+
+    ends = range(window, len(images) + 1)
+    return [min(ends, key=lambda end: variance(end, b)) for b in range(images.shape[1])]
+
+
+@pytest.mark.parametrize("window", [2, 5, 10])
+def test_es_wmv_picks_the_window_of_least_variance(window: int):
+    images = walk(70)
+    stopped, state = play(ESWMV(window, 1000), images)
+    assert stopped.picked_step(state).tolist() == brute_force_pick(images, window)
+
+
+def test_es_wmv_keeps_the_image_of_its_pick():
+    images = walk(70)
+    stopped, state = play(ESWMV(5, 1000), images)
+    for b, step in enumerate(stopped.picked_step(state).tolist()):
+        assert torch.equal(stopped.finish(toy_problem(), state)[b], images[step - 1, b])
+
+
+def test_es_wmv_by_hand():
+    # Values 4, 2, 1, 1, 3 with W = 2 have variances 1, 1/4, 0, 1: the pick is step 4.
+    levels = torch.tensor([4.0, 2.0, 1.0, 1.0, 3.0]).double() / 10
+    images = levels[:, None, None, None, None].expand(5, 3, 3, 8, 8)
+    stopped, state = play(ESWMV(2, 100), images)
+    assert stopped.picked_step(state).tolist() == [4, 4, 4]
+
+
+def test_es_wmv_stops_after_its_patience():
+    rule, p = ESWMV(2, 3), toy_problem()
+    state = rule.init(p)
+    stops = []
+    for x in walk(60):
+        state, verdict = rule.update(p, state, Info(x, x[:, 0, 0, 0], x[:, 0, 0, 0] > 9))
+        stops.append(verdict.stop)
+    first = torch.stack(stops).int().argmax(0) + 1
+    assert first.tolist() == [s + 3 for s in brute_force_pick(walk(60), 2)]
+
+
+def test_es_wmv_without_a_full_window_answers_with_the_last_iterate():
+    images = walk(6)
+    stopped, state = play(ESWMV(10, 5), images)
+    assert stopped.picked_step(state).tolist() == [0, 0, 0]
+    assert torch.equal(stopped.finish(toy_problem(), state), images[-1])
+
+
+def test_discrepancy_picks_the_first_residual_below_the_noise():
+    # m = 192 observed entries: the limit is 1 + 2 sqrt(2/192) = 1.204, std 0.05.
+    ratio = torch.tensor([[3.0, 3.0, 3.0], [1.2, 1.09, 2.0], [0.9, 0.5, 1.5], [0.8, 0.4, 1.3]])
+    stopped, state = play(Discrepancy(), walk(4), 0.05 * ratio)
+    assert stopped.picked_step(state).tolist() == [3, 2, 0]
+
+
+def test_discrepancy_needs_a_noise_level():
+    p = toy_problem()
+    unknown = Problem(p.y, p.operator, UnknownNoise(), p.prior)
+    with pytest.raises(TypeError, match="es_wmv"):
+        solve(unknown, Stopped(DMPlug(), Discrepancy()))
+
+
+def test_best_loss_picks_the_least():
+    losses = torch.tensor([[3.0, 1.0, 2.0], [1.0, 2.0, 2.5], [2.0, 3.0, 0.5]])
+    stopped, state = play(BestLoss(), walk(3), losses)
+    assert stopped.picked_step(state).tolist() == [2, 1, 3]
+
+
+def test_budget_ends_a_run_and_answers_with_its_last_step():
+    solution = solve(toy_problem(), Stopped(DMPlug(iterations=9), Budget(4)))
+    plain = solve(toy_problem(), DMPlug(iterations=4))
+    assert solution.steps == [4, 4, 4]
+    assert torch.equal(solution.x_hat, plain.x_hat)
+
+
+def test_halt_off_keeps_the_last_iterate_beside_the_pick():
+    method = DMPlug(iterations=12)
+    solution = solve(toy_problem(), Stopped(method, Discrepancy(tau=3.0), halt=False))
+    assert torch.equal(solution.last, solve(toy_problem(), method).last)
+    assert not torch.equal(solution.last, solution.x_hat)
+
+
+@pytest.mark.parametrize("rule", [ESWMV(3, 4), Discrepancy(), BestLoss(), Budget(3)])
+def test_stopped_methods_pass_check_method(rule):
+    check_method(Stopped(DMPlug(iterations=8), rule)).require()
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match="window >= 2"):
+        ESWMV(window=1)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        Budget(0)
+    with pytest.raises(ValueError, match="tau must be positive"):
+        Discrepancy(tau=0.0)
