@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from plugip.operator import Shape
-from plugip.operators._options import require_choice, require_odd, require_positive
+from plugip.operators._options import require_odd, require_positive
 from plugip.operators.separable import BOUNDARIES, Separable, toeplitz
+from plugip.options import require_choice
 from plugip.spectral import FourierSpectrum, Spectrum
 
 

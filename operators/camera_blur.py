@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from plugip.operator import Operator, Shape
-from plugip.operators._options import require_choice, require_positive
+from plugip.operators._options import require_positive
 from plugip.operators.blur import GaussianBlur, require_room
 from plugip.operators.separable import BOUNDARIES, fold
+from plugip.options import require_choice
 
 
 class CameraResponseBlur(Operator):

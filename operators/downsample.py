@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plugip.operator import Shape
-from plugip.operators._options import as_sides
+from plugip.operators._options import as_sides, require_count
 from plugip.operators.separable import Separable, gathered
 
 
@@ -67,10 +67,8 @@ class BicubicDownsample(Separable):
     """
 
     def __init__(self, factor: int = 4, image_size: int | tuple[int, int] | None = None) -> None:
-        if factor != int(factor) or factor < 1:
-            raise ValueError(f"factor must be a positive whole number, got {factor}")
-        super().__init__(BicubicRows(int(factor)))
-        self.factor = int(factor)
+        super().__init__(BicubicRows(require_count(factor, 1, "factor")))
+        self.factor = factor
         self.image_size = None if image_size is None else as_sides(image_size, "image_size")
 
     def check_domain(self, x_shape: Shape) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from plugip.operator import Shape, SpectralOperator
-from plugip.operators._options import as_sides, require_choice
+from plugip.operators._options import as_sides
 from plugip.operators.masks import MaskSampler, RandomMask
+from plugip.options import require_choice
 from plugip.spectral import DiagonalSpectrum
 
 if TYPE_CHECKING:

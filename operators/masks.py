@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from plugip.operator import Shape
-from plugip.operators._options import as_sides, require_choice
+from plugip.operators._options import as_sides, require_count
+from plugip.options import require_choice
 
 if TYPE_CHECKING:
     from plugip.rng import Rng
@@ -76,8 +77,8 @@ class BoxMask:
     def __post_init__(self) -> None:
         if self.size is not None:
             as_sides(self.size, "size")
-        if self.margin is not None and self.margin < 0:
-            raise ValueError(f"margin must not be negative, got {self.margin}")
+        if self.margin is not None:
+            require_count(self.margin, 0, "margin")
 
     def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
         h, w = x_shape[-2:]

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from plugip.operator import Operator, Shape
-from plugip.operators._options import require_choice
+from plugip.operators._options import require_count
+from plugip.options import require_choice
 
 RANGES = ("signed", "unit")
 
@@ -44,11 +45,10 @@ class FourierMagnitude(Operator):
         super().__init__()
         if not 0 <= oversample < float("inf"):
             raise ValueError(f"oversample must be finite and not negative, got {oversample}")
-        if pad is not None and (pad < 0 or pad != int(pad)):
-            raise ValueError(f"pad must be a whole number of pixels and not negative, got {pad}")
         self.range_in = require_choice(range_in, RANGES, "range_in")
         self.output = require_choice(output, ("amplitude", "intensity"), "output")
-        self.oversample, self.pad = oversample, pad
+        self.oversample = oversample
+        self.pad = None if pad is None else require_count(pad, 0, "pad")
 
     def forward(self, x: Tensor) -> Tensor:
         u = (x + 1) / 2 if self.range_in == "unit" else x

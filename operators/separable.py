@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plugip.operator import Shape, SpectralOperator
-from plugip.operators._options import require_choice
+from plugip.options import require_choice
 from plugip.spectral import KroneckerSpectrum, Spectrum
 
 

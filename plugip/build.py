@@ -11,6 +11,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -78,18 +79,6 @@ def resolved(cfg: Any) -> Any:
         raise BuildError(f"{error.full_key} cannot be resolved: {reason}") from error
 
 
-def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns the leaves of a plain config by dotted key; empty containers are leaves."""
-    if not isinstance(cfg, (dict, list)) or not cfg:
-        return {prefix: cfg} if prefix else {}
-    pairs = cfg.items() if isinstance(cfg, dict) else enumerate(cfg)
-    return {
-        key: leaf
-        for name, value in pairs
-        for key, leaf in flatten(value, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
-
-
 def nearest(name: str, choices: Sequence[str]) -> str:
     """Returns "; did you mean ...?" with the most similar choice, or nothing if none is similar."""
     near = difflib.get_close_matches(name, choices, n=1)
@@ -114,22 +103,26 @@ def _trusted_object(target: str, where: str, trusted: Sequence[str]) -> Any:
     if not _allowed_name(target, trusted):
         raise _untrusted(target, where, target.split(".")[0])
     found = _locate(target, where)
-    if not _allowed_object(found, target, trusted):
+    if not _allowed_object(found, trusted):
         raise _untrusted(target, where, _identity(found).split(".")[0])
     return found
 
 
 def _allowed_name(name: str, trusted: Sequence[str]) -> bool:
     top, *rest = name.split(".")
-    if any(name == package or name.startswith(f"{package}.") for package in trusted):
+    plugip = top == "plugip" and bool(rest) and rest[0] not in CLOSED_ROOMS
+    return plugip or top == "torch" or _named_by(trusted, name)
+
+
+def _allowed_object(found: Any, trusted: Sequence[str]) -> bool:
+    name = _identity(found)
+    if _named_by(trusted, name) or _allowed_torch(found):
         return True
-    return top == "torch" or (top == "plugip" and bool(rest) and rest[0] not in CLOSED_ROOMS)
+    return not name.startswith("torch.") and _allowed_name(name, trusted)
 
 
-def _allowed_object(found: Any, target: str, trusted: Sequence[str]) -> bool:
-    if target.split(".")[0] == "torch" and "torch" not in trusted:
-        return _allowed_torch(found)
-    return _identity(found).split(".")[0] != "torch" and _allowed_name(_identity(found), trusted)
+def _named_by(packages: Sequence[str], name: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
 def _allowed_torch(found: Any) -> bool:
@@ -205,8 +198,12 @@ def _check_arguments(node: dict[str, Any], found: Any, where: str) -> None:
 
 
 def _untrusted(target: str, where: str, package: str) -> BuildError:
-    if package in ("plugip", "torch"):
-        advice = f"of {package} only operators, priors, methods and other plain parts may be built"
+    if package == "torch":
+        advice = "of torch: layers, optimisers, schedulers, and torch." + ", torch.".join(TENSORS)
+    elif package == "plugip":
+        advice = f"of plugip: everything but {', '.join(CLOSED_ROOMS)}"
+    elif package in sys.stdlib_module_names:
+        advice = "nothing of Python's own library may be built; wrap it in a class of your own"
     else:
         advice = f"if you trust that package's code, add it: trusted=[{package}]"
     return BuildError(f"{_place(where)}_target_ {target} is not trusted (configs are code); {advice}")

@@ -47,8 +47,9 @@ def conjugate_gradient(
 ) -> Tensor:
     """Solves M x = b for each image, M symmetric positive definite.
 
-    The stopping test is true: it reads the recomputed residual b - M x, not the recursion's, and
-    an image that has converged no longer moves, so its answer does not depend on its neighbours.
+    An image that has converged no longer moves, so its answer does not depend on its neighbours.
+    The last word has the recomputed residual b - M x, not the recursion's, which can drift away.
+    Differentiable in ``b`` and in what ``matvec`` holds.
 
     Args:
         matvec: The map x -> M x, acting image by image.
@@ -60,34 +61,42 @@ def conjugate_gradient(
         Solutions, same shape as ``b``.
 
     Raises:
-        RuntimeError: If an image has not reached ``tolerance`` within ``max_iterations``.
+        RuntimeError: If the recomputed residual of an image is not small (above ten times
+            ``tolerance`` plus rounding) or not a number.
 
     Source: Hestenes and Stiefel 1952.
     """
     x, r = torch.zeros_like(b), b.clone()
     p, rho, target = r.clone(), dot(b, b), tolerance * norm(b)
-    active = norm(r) > target
+    active = rho.sqrt() > target
     for _ in range(max_iterations):
         if not bool(active.any()):
             break
         q = matvec(p)
-        alpha = torch.where(active, rho / dot(p, q), 0.0)
+        alpha = _ratio(rho, dot(p, q), active)
         x = x + per_image(alpha, x) * p
         r = r - per_image(alpha, r) * q
         fresh = dot(r, r)
         active = active & (fresh.sqrt() > target)
-        p = r + per_image(torch.where(active, fresh / rho, 0.0), p) * p
+        p = r + per_image(_ratio(fresh, rho, active), p) * p
         rho = fresh
-    _require_solved(norm(b - matvec(x)), norm(b), tolerance, max_iterations)
+    with torch.no_grad():
+        _require_solved(norm(b - matvec(x)), norm(b), tolerance, max_iterations)
     return x
+
+
+def _ratio(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
+    # The inner choice keeps 0 / 0 of images at rest out of the gradient as well.
+    return torch.where(rows, a / torch.where(rows, b, 1.0), 0.0)
 
 
 def _require_solved(gap: Tensor, size: Tensor, tolerance: float, max_iterations: int) -> None:
     # Ten times the tolerance leaves room for the rounding of the recomputed residual.
-    rounding = 50 * torch.finfo(gap.dtype).eps
+    limit = 10 * tolerance + 50 * torch.finfo(gap.dtype).eps
     relative = float((gap / size.clamp_min(torch.finfo(gap.dtype).tiny)).max())
-    if relative > 10 * tolerance + rounding:
+    if not relative <= limit:  # also refuses NaN
         raise RuntimeError(
-            f"conjugate gradients stopped after {max_iterations} iterations at a relative "
-            f"residual of {relative:.1e}, above {tolerance:.1e}; raise the damping lam"
+            f"conjugate gradients ended with a relative residual of {relative:.1e}, above "
+            f"{limit:.1e}, within {max_iterations} iterations; raise the damping lam, and check "
+            "that the right-hand side is finite and the adjoint exact"
         )

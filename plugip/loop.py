@@ -63,20 +63,22 @@ def solve(
             call.
         Interrupted: On Ctrl-C, with what was reached.
     """
-    streams = rng if isinstance(rng, Rng) else open_streams(rng, "solve", problem.batch, ids)
-    if len(streams) != problem.batch:
-        raise ValueError(f"rng has {len(streams)} streams for a batch of {problem.batch} images")
+    if rows is not None and rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}")
+    streams = open_streams(rng, "solve", problem.batch, ids)
     width = rows or (1 if problem.y.device.type == "cpu" else problem.batch)
     done: list[Part] = []
     for first in range(0, problem.batch, width):
         chunk = list(range(first, min(first + width, problem.batch)))
-        done += _solve_chunk(_Run(problem, method, streams, chunk, observer), done)
+        run = _Run(problem.select(chunk), method, chunk, observer)
+        done += _solve_chunk(run, streams.select(chunk), done)
     return join([solution for _, solution in sorted(done, key=lambda part: part[0])])
 
 
-def _solve_chunk(run: _Run, before: list[Part]) -> list[Part]:
+def _solve_chunk(run: _Run, rng: Rng, before: list[Part]) -> list[Part]:
     finished: list[Part] = []
     try:
+        run.start(rng)
         while run.rows:
             finished += run.advance()
     except KeyboardInterrupt:
@@ -91,11 +93,10 @@ class _Run:
         self,
         problem: Problem,
         method: Method[Any],
-        rng: Rng,
         rows: list[int],
         observer: Observer | None,
     ) -> None:
-        self.problem, self.method, self.observer = problem.select(rows), method, observer
+        self.problem, self.method, self.observer = problem, method, observer
         self.rows, self.size, self.step = rows, len(rows), 0
         self.limit: int | None = getattr(method, "iterations", None)
         # Reading `done` waits for the GPU, so there it is read every tenth step only; these steps
@@ -107,14 +108,18 @@ class _Run:
         self.counter = problem.prior.counter
         self.nfe, self.vjps = self.counter.nfe, self.counter.vjps
         self.memory, self.began = _MemoryGauge(problem.y.device), time.perf_counter()
-        self.state = method.init(self.problem, rng.select(rows))
+        self.state: Any = None
+
+    def start(self, rng: Rng) -> None:
+        """Makes the first state; its network calls count."""
+        self.state = self.method.init(self.problem, rng)
 
     def advance(self) -> list[Part]:
         """Makes one step and returns the images that it ended."""
         self.state, info = self.method.step(self.problem, self.state)
         self.info, self.step = self._complete(info), self.step + 1
-        self.losses.append(self.info.loss)
-        self.residuals.append(self.info.residual)  # type: ignore[arg-type]
+        self.losses.append(self.info.loss.detach()[None])
+        self.residuals.append(self.info.residual.detach()[None])  # type: ignore[union-attr]
         if self.observer is not None:
             self.observer(self.step, self.rows, self.info)
         ended = self._ended()
@@ -139,17 +144,17 @@ class _Run:
         """Returns the solutions of some rows, one by one."""
         if self.info is None or not ended:
             return []
-        x_hat = self.method.finish(self.problem, self.state)
+        x_hat, nfe, vjps = self._finish()
         seed = getattr(self.method, "seed", None)
         z = None if seed is None else seed(self.state)
-        losses, residuals = torch.stack(self.losses).cpu(), torch.stack(self.residuals).cpu()
+        losses, residuals = torch.cat(self.losses).cpu(), torch.cat(self.residuals).cpu()
         shared = Solution(
             x_hat=x_hat,
             last=self.info.x_hat,
             z=z,
             steps=[self.step] * len(self.rows),
-            nfe=[self.counter.nfe - self.nfe] * len(self.rows),
-            vjps=[self.counter.vjps - self.vjps] * len(self.rows),
+            nfe=[nfe] * len(self.rows),
+            vjps=[vjps] * len(self.rows),
             seconds=[(time.perf_counter() - self.began) / self.size] * len(self.rows),
             peak_memory=self.memory.peak(),
             trace=[Trace(losses[:, i], residuals[:, i]) for i in range(len(self.rows))],
@@ -157,14 +162,25 @@ class _Run:
         )
         return [(self.rows[i], shared.select(i)) for i in ended]
 
+    def _finish(self) -> tuple[Tensor, int, int]:
+        # What `finish` costs is on the bill of the rows that end now; others will pay their own.
+        nfe, vjps = self.counter.nfe, self.counter.vjps
+        x_hat = self.method.finish(self.problem, self.state)
+        bill = self.counter.nfe - self.nfe, self.counter.vjps - self.vjps
+        self.nfe += self.counter.nfe - nfe
+        self.vjps += self.counter.vjps - vjps
+        return x_hat, *bill
+
     def _keep(self, kept: list[int]) -> None:
         if len(kept) == len(self.rows):
             return
         self.rows = [self.rows[i] for i in kept]
         if kept:
+            # Ctrl-C may come before the next step: what was reported last is cut as well.
             self.problem, self.state = self.problem.select(kept), take(self.state, kept)
-            self.losses = [v[kept] for v in self.losses]
-            self.residuals = [v[kept] for v in self.residuals]
+            self.info = take(self.info, kept)
+            self.losses = [torch.cat(self.losses)[:, kept]]
+            self.residuals = [torch.cat(self.residuals)[:, kept]]
 
 
 class _MemoryGauge:

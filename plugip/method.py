@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from plugip.diagnostics import Diagnostics
+from plugip.operator import Operator
 from plugip.problem import Problem
 from plugip.rng import Rng
 
@@ -106,11 +107,10 @@ Observer = Callable[[int, list[int], Info], None]
 
 def join(parts: list[Solution]) -> Solution:
     """Joins solutions of single images into one batch, in the order given."""
-    z = None if any(p.z is None for p in parts) else torch.cat([p.z for p in parts])  # type: ignore[misc]
     return Solution(
         x_hat=torch.cat([p.x_hat for p in parts]),
         last=torch.cat([p.last for p in parts]),
-        z=z,
+        z=_cat([p.z for p in parts]),
         steps=[v for p in parts for v in p.steps],
         nfe=[v for p in parts for v in p.nfe],
         vjps=[v for p in parts for v in p.vjps],
@@ -118,25 +118,32 @@ def join(parts: list[Solution]) -> Solution:
         peak_memory=max(p.peak_memory for p in parts),
         trace=[v for p in parts for v in p.trace],
         diagnostics=[v for p in parts for v in p.diagnostics],
+        theta=_cat([p.theta for p in parts]),
     )
+
+
+def _cat(parts: list[Tensor | None]) -> Tensor | None:
+    known = [p for p in parts if p is not None]
+    return torch.cat(known) if len(known) == len(parts) else None
 
 
 def take(state: Any, rows: list[int]) -> Any:
     """Returns a state with some images only: tensors by their first axis, streams, and containers.
 
     States are dataclasses (or tuples, lists, dicts) of tensors whose first axis is the batch;
-    numbers and 0-d tensors are shared by all images.
+    numbers and 0-d tensors are shared by all images. Streams, operators and problems select
+    their own rows.
     """
     if isinstance(state, Tensor):
         return state[rows] if state.ndim else state
-    if isinstance(state, Rng):
+    if isinstance(state, (Rng, Operator, Problem)):
         return state.select(rows)
     if is_dataclass(state) and not isinstance(state, type):
-        return replace(
-            state, **{f.name: take(getattr(state, f.name), rows) for f in fields(state)}
-        )
+        parts = {f.name: take(getattr(state, f.name), rows) for f in fields(state) if f.init}
+        return replace(state, **parts)
     if isinstance(state, (list, tuple)):
-        return type(state)(take(part, rows) for part in state)
+        taken = [take(part, rows) for part in state]
+        return type(state)(*taken) if hasattr(state, "_fields") else type(state)(taken)
     if isinstance(state, dict):
         return {key: take(part, rows) for key, part in state.items()}
     return state

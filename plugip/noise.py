@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ class GaussianNoise:
     """Adds independent Gaussian noise, y = A(x) + std * n.
 
     Args:
-        std: Standard deviation in the units of y. For images in [-1, 1], 0.01 here is 0.005 on
-            [0, 1]; papers differ by this factor of two.
+        std: Standard deviation in the units of y, of each part of a complex y. For images in
+            [-1, 1], 0.01 here is 0.005 on [0, 1]; papers differ by this factor of two.
 
     Raises:
         ValueError: If std is not positive and finite.
@@ -54,6 +55,9 @@ class GaussianNoise:
 
     def sample(self, y_clean: Tensor, rng: Rng) -> Tensor:
         """Draws y given A(x); each image has its own stream."""
+        if y_clean.is_complex():
+            parts = rng.normal((*y_clean.shape[1:], 2), like=y_clean.real)
+            return y_clean + self.std * torch.view_as_complex(parts)
         return y_clean + self.std * rng.normal(y_clean.shape[1:], like=y_clean)
 
     def nll(self, y_clean: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
@@ -65,7 +69,7 @@ class GaussianNoise:
 class UnknownNoise:
     """Stands for noise of unknown kind and level: measurements are given, never simulated."""
 
-    std: None = None
+    std: None = field(default=None, init=False)
 
     def sample(self, y_clean: Tensor, rng: Rng) -> Tensor:
         """Refuses: there is nothing to draw from."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from plugip.linalg import conjugate_gradient
+from plugip.linalg import conjugate_gradient, per_image
 from plugip.spectral import Spectrum
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ class Operator(nn.Module, ABC):
     def measurement_shape(self, x_shape: Shape) -> Shape:
         """Returns the shape of y for images of shape (B, *X), by one pass over zeros."""
         self.check_domain(x_shape)
+        like = next((t for t in self._tensors() if t.is_floating_point()), torch.empty(0))
         with torch.no_grad():
-            return tuple(self(torch.zeros(x_shape, device=self._device())).shape)
+            return tuple(self(torch.zeros(x_shape, dtype=like.dtype, device=like.device)).shape)
 
     def realise(self, rng: Rng, x_shape: Shape) -> Operator:
         """Draws what is random (a mask, a kernel) once per image and returns the fixed operator.
@@ -91,13 +92,19 @@ class Operator(nn.Module, ABC):
         linear = isinstance(self, LinearOperator) and isinstance(first, LinearOperator)
         return LinearComposition(self, first) if linear else Composition(self, first)
 
-    def _device(self) -> torch.device:
-        tensors = [*self.buffers(), *self.parameters()]
-        return tensors[0].device if tensors else torch.device("cpu")
+    def _tensors(self) -> list[Tensor]:
+        return [*self.buffers(), *self.parameters()]
 
 
 class LinearOperator(Operator):
-    """A linear map, with its adjoint and the solves that follow from it."""
+    """A linear map, with its adjoint and the solves that follow from it.
+
+    Attributes:
+        complex_domain: Whether x is complex, as inside a composition. Images are real: then the
+            adjoint of complex measurements is the real part, as <A x, y> = Re(y* A x) wants it.
+    """
+
+    complex_domain: bool = False
 
     def domain_shape(self, y_shape: Shape) -> Shape:
         """Returns the shape of images that give measurements of this shape; default: the same."""
@@ -111,11 +118,21 @@ class LinearOperator(Operator):
 
         Returns:
             Back-projected images, (B, *X), with <A x, y> = <x, A* y>.
+
+        Raises:
+            ValueError: If images of ``domain_shape`` give measurements of another shape than y's.
         """
-        zeros = torch.zeros(self.domain_shape(tuple(y.shape)), dtype=y.dtype, device=y.device)
+        dtype = y.dtype if self.complex_domain else y.real.dtype
+        zeros = torch.zeros(self.domain_shape(tuple(y.shape)), dtype=dtype, device=y.device)
         with torch.enable_grad():
-            pull = torch.func.vjp(self, zeros)[1]
-        return pull(y)[0]
+            y_of_x, vjp = torch.func.vjp(self, zeros)
+        if y.shape != y_of_x.shape:
+            raise ValueError(
+                f"{type(self).__name__} maps images of shape {tuple(zeros.shape)} to "
+                f"{tuple(y_of_x.shape)}, but y has shape {tuple(y.shape)}; check y, and that "
+                "domain_shape(y.shape) returns the shape of x"
+            )
+        return vjp(y)[0]
 
     def normal(self, x: Tensor) -> Tensor:
         """Applies A* A."""
@@ -218,6 +235,9 @@ class Composition(Operator):
         self.inner.check_domain(x_shape)
         self.outer.check_domain(self.inner.measurement_shape(x_shape))
 
+    def measurement_shape(self, x_shape: Shape) -> Shape:
+        return self.outer.measurement_shape(self.inner.measurement_shape(x_shape))
+
     def realise(self, rng: Rng, x_shape: Shape) -> Operator:
         inner = self.inner.realise(rng.child("inner"), x_shape)
         return self.outer.realise(rng.child("outer"), inner.measurement_shape(x_shape)) @ inner
@@ -254,12 +274,17 @@ def require_batch(x: Tensor, ndim: int, owner: str) -> None:
         raise ValueError(f"{owner} takes a batch of {ndim} axes, got shape {tuple(x.shape)}")
 
 
-def damping_like(lam: float | Tensor, b: Tensor) -> Tensor:
-    """Returns the damping as a tensor that multiplies ``b``; it must be positive."""
-    value = torch.as_tensor(lam, dtype=b.real.dtype, device=b.device)
-    if not bool((value > 0).all()):
+def damping_like(lam: float | Tensor, b: Tensor) -> float | Tensor:
+    """Returns the damping, () or (B,), so that it multiplies ``b``; it must be positive."""
+    # A plain number stays on the host: no copy to the GPU, and no wait to look at it.
+    positive = bool((lam > 0).all()) if isinstance(lam, Tensor) else lam > 0
+    if not positive:
         raise ValueError(f"lam must be positive, got {lam}")
-    return value.reshape(value.shape + (1,) * (b.ndim - value.ndim)) if value.ndim else value
+    if not isinstance(lam, Tensor):
+        return lam
+    if lam.ndim and lam.shape[0] not in (1, b.shape[0]):
+        raise ValueError(f"lam has {lam.shape[0]} entries for a batch of {b.shape[0]} images")
+    return per_image(lam.to(b.real), b)
 
 
 def _rows_of(operator: nn.Module, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plugip.noise import Noise, count_observed, sum_of_squares
-from plugip.operator import Operator
+from plugip.operator import Operator, require_batch
 from plugip.prior import Prior
 from plugip.rng import Rng
 
@@ -28,8 +29,8 @@ class Problem:
 
     Raises:
         ValueError, TypeError: If y is not a finite floating-point batch, does not fit the
-        operator, is
-            on another scale or device, or the operator cannot take the prior's images.
+            operator, is on another scale, device or precision, or the operator cannot take the
+            prior's images.
     """
 
     y: Tensor
@@ -41,6 +42,7 @@ class Problem:
         _require_finite_float(self.y)
         _require_shape(self)
         _require_device(self)
+        _require_precision(self)
         _require_scale(self)
 
     @property
@@ -91,32 +93,62 @@ def measure(
         Measurements, (B, *Y); zero where the operator observes nothing.
 
     Raises:
-        ValueError: If x is not in [-1, 1] or holds a NaN, or the operator cannot take its shape.
+        ValueError: If x is not in [-1, 1] or holds a NaN, the operator cannot take its shape, or
+            there is not one stream per image.
     """
     require_signed(x)
+    require_batch(x, operator.domain_ndim, type(operator).__name__)
     operator.check_domain(tuple(x.shape))
-    streams = rng if isinstance(rng, Rng) else open_streams(rng, "measure", x.shape[0], ids)
+    streams = open_streams(rng, "measure", x.shape[0], ids)
     y = noise.sample(operator(x), streams)
     return y if operator.observed is None else y * operator.observed
 
 
-def open_streams(rng_seed: int, purpose: str, batch: int, ids: Sequence[str] | None = None) -> Rng:
-    """Opens one stream per image; without ids the images are called "0", "1", ..."""
-    return Rng(rng_seed, purpose, ids if ids is not None else [str(i) for i in range(batch)])
+def open_streams(
+    rng: Rng | int, purpose: str, batch: int, ids: Sequence[str] | None = None
+) -> Rng:
+    """Returns one stream per image: those given, or fresh ones opened from an integer seed.
+
+    Args:
+        rng: Streams, or the integer seed.
+        purpose: What fresh streams are for.
+        batch: Number of images.
+        ids: Names of the images of fresh streams; "0", "1", ... by default.
+
+    Raises:
+        ValueError: If there is not one stream per image.
+    """
+    if not isinstance(rng, Rng):
+        rng = Rng(rng, purpose, ids if ids is not None else [str(i) for i in range(batch)])
+    if len(rng) != batch:
+        raise ValueError(
+            f"rng has {len(rng)} streams for a batch of {batch} images; give one id per image"
+        )
+    return rng
 
 
 def require_signed(x: Tensor, slack: float = 0.05) -> None:
     """Raises one clear sentence if images are not in [-1, 1]."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"images must be a torch tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(
             f"images must be floating point in [-1, 1], got {x.dtype}; use x.float() / 127.5 - 1"
         )
-    low, high = (float(v) for v in torch.aminmax(x))
+    _require_some(x, "x")
+    low, high = (float(v) for v in torch.aminmax(x.detach()))
+    if not math.isfinite(low + high):
+        raise ValueError("images hold NaN or infinite values; replace them")
     if not (low >= -1 - slack and high <= 1 + slack):
         hint = "x / 127.5 - 1" if high > 2 else "clamp or rescale it"
         raise ValueError(
             f"images must lie in [-1, 1], got values from {low:.3g} to {high:.3g}; {hint}"
         )
+
+
+def _require_some(batch: Tensor, name: str) -> None:
+    if batch.numel() == 0:
+        raise ValueError(f"{name} is empty, shape {tuple(batch.shape)}; give at least one image")
 
 
 def _require_finite_float(y: Tensor) -> None:
@@ -127,6 +159,7 @@ def _require_finite_float(y: Tensor) -> None:
             f"y must be floating point in the units of A(x), got {y.dtype}; "
             "for 8-bit images of an operator that keeps [-1, 1] use y.float() / 127.5 - 1"
         )
+    _require_some(y, "y")
     bad = int((~torch.isfinite(y)).sum())
     if bad:
         raise ValueError(
@@ -158,8 +191,8 @@ def _require_shape(problem: Problem) -> None:
 
 
 def _require_device(problem: Problem) -> None:
-    tensors = [*problem.prior.parameters(), *problem.prior.buffers(), *problem.operator.buffers()]
-    devices = {str(t.device) for t in tensors} | {str(problem.y.device)}
+    tensors = [problem.y, *_tensors(problem.prior), *_tensors(problem.operator)]
+    devices = {str(t.device) for t in tensors}
     if len(devices) > 1:
         raise ValueError(
             f"y, operator and prior are on different devices ({', '.join(sorted(devices))}); "
@@ -167,16 +200,26 @@ def _require_device(problem: Problem) -> None:
         )
 
 
+def _require_precision(problem: Problem) -> None:
+    # Seeds take y's precision; float64, NumPy's default, is the one that slips in unnoticed.
+    given = problem.y.real.dtype
+    known = {t.dtype for t in _tensors(problem.prior) if t.is_floating_point()}
+    if given == torch.float64 and known and given not in known:
+        raise ValueError(
+            f"y is {given}, but the prior computes in {', '.join(map(str, known))}; "
+            "use y.float(), or prior.double() and operator.double()"
+        )
+
+
+def _tensors(module: torch.nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
 def _require_scale(problem: Problem) -> None:
-    shape = (1, *problem.prior.image_shape)
-    like = problem.y.real
     one = problem.operator.select([0])
     with torch.no_grad():
-        tops = [
-            one(torch.full(shape, v, dtype=like.dtype, device=like.device))
-            for v in (-1.0, 0.0, 1.0)
-        ]
-    bound = max(float(top.abs().max()) for top in tops) + (problem.noise.std or 0)
+        tops = [float(one(probe).abs().max()) for probe in _probes(problem)]
+    bound = max(tops) + (problem.noise.std or 0)
     highest = float(problem.y.abs().max())
     if highest > 10 * bound:
         raise ValueError(
@@ -184,6 +227,14 @@ def _require_scale(problem: Problem) -> None:
             f"{bound:.3g} at most for images in [-1, 1]; bring y to the operator's units, "
             "for 0...255 images by y / 127.5 - 1"
         )
+
+
+def _probes(problem: Problem) -> list[Tensor]:
+    # Constants alone would find nothing in operators that look at differences; signs do.
+    shape = (1, *problem.prior.image_shape)
+    signs = torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    flat = torch.ones(shape)
+    return [v.to(problem.y.real) for v in (-flat, 0 * flat, flat, signs)]
 
 
 def _unchecked(y: Tensor, operator: Operator, noise: Noise, prior: Prior) -> Problem:

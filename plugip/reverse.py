@@ -6,20 +6,17 @@ prior's own path; Heun and midpoint steps are taken there as well.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
+from plugip.options import choose
 from plugip.path import Path, ValueRange
 from plugip.prior import Prior
-
-T = TypeVar("T")
 
 # -----------------------------------------------------------------------------------------------
 # grids
@@ -273,12 +270,3 @@ class Generator:
             prior, z, self.times(prior.path), STEPS[self.solver], CLIPS[self.clip], self.checkpoint
         )
         return prior.decode(h)
-
-
-def choose(choices: dict[str, T], name: str, what: str) -> T:
-    """Looks a name up; a ValueError lists the choices and suggests the nearest one."""
-    if name in choices:
-        return choices[name]
-    near = difflib.get_close_matches(str(name), choices, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {what} {name!r}, choose from {', '.join(choices)}{hint}")

@@ -84,13 +84,14 @@ class KroneckerSpectrum(Spectrum):
         """Decomposes the two factors.
 
         Args:
-            left: Acts on rows, (h, H), h <= H.
-            right: Acts on columns, (w, W), w <= W.
+            left: Acts on rows, (h, H).
+            right: Acts on columns, (w, W).
         """
-        u_left, s_left, vt_left = torch.linalg.svd(left, full_matrices=True)
-        u_right, s_right, vt_right = torch.linalg.svd(right, full_matrices=True)
-        s = torch.outer(_padded(s_left, left.shape[1]), _padded(s_right, right.shape[1]))
-        return KroneckerSpectrum(s, (u_left, vt_left), (u_right, vt_right))
+        u_left, s_left, vt_left = _svd(left)
+        u_right, s_right, vt_right = _svd(right)
+        return KroneckerSpectrum(
+            torch.outer(s_left, s_right), (u_left, vt_left), (u_right, vt_right)
+        )
 
     def Vt(self, x: Tensor) -> Tensor:
         return self.left[1] @ x @ self.right[1].mT
@@ -104,7 +105,7 @@ class KroneckerSpectrum(Spectrum):
         return torch.nn.functional.pad(small, (0, columns, 0, rows))
 
     def U(self, coefficients: Tensor) -> Tensor:
-        h, w = self.left[0].shape[0], self.right[0].shape[0]
+        h, w = self.left[0].shape[1], self.right[0].shape[1]
         return self.left[0] @ coefficients[..., :h, :w] @ self.right[0].mT
 
     def to(self, like: Tensor) -> KroneckerSpectrum:
@@ -164,5 +165,7 @@ def _cast_once(casts: dict[Cast, Any], like: Tensor, cast: Callable[[Tensor], An
     return casts[key]
 
 
-def _padded(s: Tensor, size: int) -> Tensor:
-    return torch.cat([s, s.new_zeros(size - s.shape[0])])
+def _svd(factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    # V complete, U only where A reaches, s with zeros for what A does not see.
+    u, s, vt = torch.linalg.svd(factor, full_matrices=True)
+    return u[:, : s.shape[0]], torch.cat([s, s.new_zeros(vt.shape[0] - s.shape[0])]), vt

@@ -12,7 +12,7 @@ from torch import Tensor
 from plugip.engine.objective import Objective
 from plugip.linalg import norm, per_image
 from plugip.noise import GaussianNoise, UnknownNoise
-from plugip.reverse import choose
+from plugip.options import choose
 
 Product = Callable[[Tensor], Tensor]
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from plugip.linalg import dot
+from plugip.options import choose
 from plugip.problem import Problem
-from plugip.reverse import Generator, choose
+from plugip.reverse import Generator
 
 LOSSES = {
     "likelihood": "negative log-likelihood of the noise; the mean squared error without a level",

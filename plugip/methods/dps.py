@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from plugip.method import Info
+from plugip.options import choose
 from plugip.problem import Problem
-from plugip.reverse import CLIPS, GRIDS, ancestral_step, choose
+from plugip.reverse import CLIPS, GRIDS, ancestral_step
 from plugip.rng import Rng
 
 

@@ -1,8 +1,10 @@
 """Temporary."""
 import torch
-from torch import Tensor
-from plugip.path import FlowPath, SIGNED, Path
+
+from plugip.path import SIGNED, FlowPath
 from plugip.prior import Prior
+
+
 class GaussianPrior(Prior):
     def __init__(self, mean, std, path=None, value_range=SIGNED):
         super().__init__()

@@ -96,9 +96,9 @@ def test_gradients(tools, boundary):
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="std must be positive and finite, got 0"):
+    with pytest.raises(ValueError, match="std must be a positive, finite number, got 0"):
         GaussianBlur(std=0)
-    with pytest.raises(ValueError, match=r"size must be odd and positive.*got 64; use 65"):
+    with pytest.raises(ValueError, match=r"size must be an odd, positive whole number.*got 64"):
         GaussianBlur(size=64)
     with pytest.raises(ValueError, match=r"unknown boundary 'circlar'.*did you mean 'circular'"):
         GaussianBlur(boundary="circlar")

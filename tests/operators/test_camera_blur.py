@@ -86,9 +86,9 @@ def test_power_has_exact_values_and_a_bounded_slope(tools):
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="gamma must be positive and finite, got 0"):
+    with pytest.raises(ValueError, match="gamma must be a positive, finite number, got 0"):
         CameraResponseBlur(gamma=0)
-    with pytest.raises(ValueError, match="epsilon must be positive"):
+    with pytest.raises(ValueError, match="epsilon must be a positive"):
         CameraResponseBlur(epsilon=0)
     with pytest.raises(ValueError, match="unknown boundary"):
         CameraResponseBlur(boundary="mirror", kernel=BINOMIAL)

@@ -100,7 +100,7 @@ def test_matrices_outlive_inference_mode_transforms_and_copies(tools):
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="factor must be a positive whole number, got 0"):
+    with pytest.raises(ValueError, match="factor must be a whole number, at least 1, got 0"):
         BicubicDownsample(0)
     with pytest.raises(ValueError, match="image_size must be one positive whole number or two"):
         BicubicDownsample(4, (8, 8, 8))  # pyright: ignore[reportArgumentType]

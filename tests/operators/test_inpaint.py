@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from plugip import GaussianNoise, Rng, measure
-from plugip.operators import BoxMask, Inpaint, RandomMask
+from plugip.operators import BicubicDownsample, BoxMask, Inpaint, RandomMask
 
 SHAPE = (2, 3, 8, 10)
 
@@ -54,6 +54,14 @@ def test_realising_leaves_the_sampler_alone():
     assert A.sampler == BoxMask() and fixed.mask.shape == (2, 1, 8, 10)
     assert A.measurement_shape(SHAPE) == fixed.measurement_shape(SHAPE) == SHAPE
     assert A.double().realise(Rng(0, "operator", ["a", "b"]), SHAPE).mask.dtype == torch.float64
+
+
+def test_compositions_are_realised_too(tools):
+    A = BicubicDownsample(2) @ Inpaint(RandomMask(0.6))
+    assert A.measurement_shape(SHAPE) == (2, 3, 4, 5)
+    fixed = A.realise(Rng(0, "operator", ["a", "b"]), SHAPE)
+    tools.adjoint(fixed, SHAPE)
+    tools.split(fixed, SHAPE)
 
 
 def test_noise_on_observed_or_all_pixels():

@@ -85,7 +85,7 @@ def stored(path, values, dtype=np.uint8):
         ("m.png", [[1, 0, 1], [0, 0, 1]], np.uint8),
         ("m.png", [[65535, 0, 60000], [0, 20000, 65535]], np.uint16),
         ("m.npy", [[255, 0, 200], [0, 100, 255]], np.uint8),
-        ("m.npy", [[1, 0, 0.6], [0, 0.4, 1]], np.float32),
+        ("m.npy", [[1, 0, 0.55], [0, 0.45, 1]], np.float32),
         ("m.npy", [[1, 0, 1], [0, 0, 1]], bool),
     ],
 )
@@ -132,7 +132,9 @@ def test_errors():
         RandomMask(70)
     with pytest.raises(ValueError, match="size must be one positive whole number or two"):
         BoxMask(size=0)
-    with pytest.raises(ValueError, match="margin must not be negative"):
+    with pytest.raises(ValueError, match=r"size must be .* or two \(h, w\), got \(3,\)"):
+        BoxMask(size=(3,))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="margin must be a whole number, at least 0, got -1"):
         BoxMask(margin=-1)
     with pytest.raises(ValueError, match="a box of 60 pixels with margins of 4 does not fit"):
         BoxMask(size=60).draw(rng(), (1, 3, 64, 64))

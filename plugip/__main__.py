@@ -1,0 +1,5 @@
+"""Runs plugip as `python -m plugip`."""
+
+from plugip.cli import main
+
+main()
