@@ -1,118 +1,341 @@
-"""Gaussian blur at any boundary: circular through Fourier, all others through small matrices."""
+"""Blur by any kernel, one for all images or one per image, at any boundary."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from plugip.operator import Shape
-from plugip.operators._options import require_odd, require_positive
-from plugip.operators.separable import BOUNDARIES, Separable, toeplitz
+from plugip.operator import LinearOperator, Shape, SpectralOperator, damping_like
+from plugip.operators.correlation import BOUNDARIES, Correlation, require_fit
+from plugip.operators.kernels import DefocusKernel, FixedKernel, KernelSampler, MotionKernel
+from plugip.operators.separable_blur import AnisotropicGaussianBlur as AnisotropicGaussianBlur
+from plugip.operators.separable_blur import GaussianBlur as GaussianBlur
+from plugip.operators.separable_blur import UniformBlur as UniformBlur
+from plugip.operators.separable_blur import gaussian_taps as gaussian_taps
+from plugip.operators.separable_blur import require_room as require_room
 from plugip.options import require_choice
-from plugip.spectral import FourierSpectrum, Spectrum
+from plugip.spectral import FourierSpectrum
+
+if TYPE_CHECKING:
+    from plugip.rng import Rng
+
+Origin = int | tuple[int, int] | None
 
 
-def gaussian_taps(std: float, size: int) -> np.ndarray:
-    """Builds the Gaussian window of the diffusion literature, which is scipy's.
+class Blur(LinearOperator):
+    r"""Blurs images with any kernel, the general linear deblurring task.
 
-    A Gaussian is cut at round(4 std) pixels and scaled to sum 1; what lies beyond the window of
-    ``size`` taps is folded back into it, so that small windows are flatter than a Gaussian.
+    .. math:: y[i] = \sum_j k[j]\, x[i + j - o]
 
-    Args:
-        std: Standard deviation in pixels.
-        size: Number of taps, odd.
-
-    Returns:
-        Taps, (size,), float64, with sum 1.
-
-    Source: ``scipy.ndimage.gaussian_filter`` of a unit impulse, as in the code of DPS.
-    """
-    radius = int(4 * std + 0.5)
-    gauss = np.exp(-0.5 * (np.arange(-radius, radius + 1) / std) ** 2)
-    return toeplitz(gauss / gauss.sum(), size, "symmetric")[:, size // 2]
-
-
-@dataclass(frozen=True)
-class GaussianRows:
-    """Builds the matrix that blurs a line of pixels; arguments as in ``GaussianBlur``."""
-
-    std: float
-    size: int
-    boundary: str
-
-    def __post_init__(self) -> None:
-        require_positive(self.std, "std")
-        require_odd(self.size, "size")
-        require_choice(self.boundary, BOUNDARIES, "boundary")
-
-    def matrix(self, side: int) -> np.ndarray:
-        """Returns the matrix for ``side`` pixels, (side, side), float64."""
-        return toeplitz(gaussian_taps(self.std, self.size), side, self.boundary)
-
-
-class GaussianBlur(Separable):
-    r"""Blurs images with a Gaussian kernel, the usual deblurring task.
-
-    .. math:: y = k \star x
-
-    for every channel of x (B, C, H, W); y has the same shape, and the same range since k >= 0 and
-    sum k = 1 (a zero boundary darkens the edges towards 0). The SVD is exact: Fourier for the
-    circular boundary, small matrices for the others. Most singular values are tiny (at the
-    defaults and 256 pixels, 72 of 256 per side lie above 0.03), so ``pinv`` drops those below
-    ``rcond`` times the largest.
+    for every channel of x (B, C, H, W), with the origin o; ``flip=True`` convolves instead,
+    x[i - j + o]. y has the shape of x, or (B, C, H - kh + 1, W - kw + 1) for "valid", and the
+    range of x if k >= 0 and sum k = 1 (a zero boundary darkens the edges towards 0). Computed by
+    FFT in float32 or float64; the adjoint is exact and as fast. ``Blur(k, "circular")`` is a
+    ``CircularBlur``, with SVD, pseudo-inverse and damped solve in closed form; at the other
+    boundaries ``solve_normal`` iterates.
 
     Args:
-        std: Standard deviation in pixels. 3.0 at 256 x 256 in DPS and DAPS.
-        size: Number of taps per side, odd. At std 3.0 only the middle 25 of 61 are not zero.
-        boundary: reflect (DPS, DAPS), circular (DiffPIR, PnP-Flow), zero (DMPlug's blind tasks,
-            DDRM), replicate or symmetric. They differ by far more than usual noise: never mix
-            them.
+        kernel: (kh, kw), or one per image (B, kh, kw); or a fixed kernel such as
+            ``DefocusKernel(3)``; or a sampler such as ``MotionKernel(61)``: then call
+            ``realise(rng, x_shape)`` first.
+        boundary: reflect (DPS, DAPS), zero (DMPlug, DDRM), circular (DiffPIR, PnP-Flow),
+            symmetric, replicate, or valid, which keeps only what needs no boundary.
+        flip: False correlates (the DPS family), True convolves (DiffPIR, deepinv).
+        origin: Tap that lies on the pixel itself, (row, column); the middle if both sides of the
+            kernel are odd. DMPlug's 64 x 64 kernels have 31.
 
     Raises:
-        ValueError: If std is not positive, size is even, the boundary is unknown; when called, if
-            the image is too small for the kernel.
+        TypeError: If the kernel is neither tensor nor sampler, or x is not float32 or float64.
+        ValueError: If the kernel is no finite (kh, kw) or (B, kh, kw), a side is even without
+            origin, or an option is unknown; when called, if it does not fit the images.
+        RuntimeError: When used before ``realise``.
+
+    Source: Chung et al. 2023 (DPS) and Wang et al. 2024 (DMPlug) for the conventions.
+    """
+
+    per_image = ("kernel",)
+    kernel: Tensor
+
+    def __new__(
+        cls,
+        kernel: Tensor | FixedKernel | KernelSampler | None = None,
+        boundary: str = "reflect",
+        flip: bool = False,
+        origin: Origin = None,
+    ) -> Blur:
+        # Capabilities are types: only the circular boundary has an SVD.
+        return super().__new__(CircularBlur if cls is Blur and boundary == "circular" else cls)
+
+    def __init__(
+        self,
+        kernel: Tensor | FixedKernel | KernelSampler,
+        boundary: str = "reflect",
+        flip: bool = False,
+        origin: Origin = None,
+    ) -> None:
+        super().__init__()
+        self.boundary = require_choice(boundary, BOUNDARIES, "boundary")
+        self.flip, self.origin = flip, None if origin is None else _as_origin(origin)
+        given = kernel.build() if isinstance(kernel, FixedKernel) else kernel
+        self.sampler = None if isinstance(given, Tensor) else _require_sampler(given)
+        # Without a kernel yet, an empty one keeps the device.
+        empty = torch.empty(0, 0, 0, dtype=torch.float64)
+        self.register_buffer(
+            "kernel", _require_kernel(given) if isinstance(given, Tensor) else empty
+        )
+        self._memo: dict[str, tuple] = {}
+        if self.sampler is None:
+            self._origin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        geometry = self._geometry(tuple(x.shape), x)
+        return geometry.by_fft(x, self._transfer(geometry, x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        geometry = self._geometry(self.domain_shape(tuple(y.shape)), y)
+        if tuple(y.shape[-2:]) != geometry.output:
+            raise ValueError(
+                f"y must have {geometry.output[0]} x {geometry.output[1]} pixels, "
+                f"got {tuple(y.shape)}"
+            )
+        return geometry.by_fft_adjoint(y, self._transfer(geometry, y))
+
+    def check_domain(self, x_shape: Shape) -> None:
+        if self.sampler is not None:
+            return
+        if self.kernel.shape[0] not in (1, x_shape[0]):
+            raise ValueError(
+                f"there are {self.kernel.shape[0]} kernels for a batch of {x_shape[0]} images; "
+                "give one kernel, or one per image"
+            )
+        require_fit(self._size(), self._origin(), x_shape, self.boundary)
+
+    def domain_shape(self, y_shape: Shape) -> Shape:
+        if self.boundary != "valid":
+            return y_shape
+        (rows, columns), (h, w) = self._size(), y_shape[-2:]
+        return (*y_shape[:-2], h + rows - 1, w + columns - 1)
+
+    def measurement_shape(self, x_shape: Shape) -> Shape:
+        return (*x_shape[:-2], *self._geometry(x_shape).output)
+
+    def realise(self, rng: Rng, x_shape: Shape) -> Blur:
+        if self.sampler is None:
+            return self
+        if len(rng) != x_shape[0]:
+            raise ValueError(f"need one stream per image, got {len(rng)} for {x_shape[0]} images")
+        kernel = self.sampler.draw(rng.child("kernel"), x_shape)
+        return Blur(kernel.to(self.kernel), self.boundary, self.flip, self.origin)
+
+    def _size(self) -> tuple[int, int]:
+        if self.sampler is not None:
+            raise RuntimeError(
+                f"{type(self).__name__} has no kernel yet, it draws one per image from "
+                f"{self.sampler}; call operator = operator.realise(rng, x.shape) first"
+            )
+        return int(self.kernel.shape[-2]), int(self.kernel.shape[-1])
+
+    def _origin(self) -> tuple[int, int]:
+        rows, columns = self._size()
+        if self.origin is None:
+            if self.boundary != "valid" and (rows % 2 == 0 or columns % 2 == 0):
+                raise ValueError(
+                    f"a kernel of {rows} x {columns} taps has no middle pixel; give "
+                    f"origin=({(rows - 1) // 2}, {(columns - 1) // 2}), or another, or odd sides"
+                )
+            return rows // 2, columns // 2
+        if self.origin[0] >= rows or self.origin[1] >= columns:
+            raise ValueError(
+                f"origin must be a tap of the kernel of {rows} x {columns}, got {self.origin}"
+            )
+        return self.origin
+
+    def _geometry(self, x_shape: Shape, like: Tensor | None = None) -> Correlation:
+        size, origin = self._size(), self._origin()
+        if like is not None:
+            _require_precision(like, self.kernel, type(self).__name__)
+        self.check_domain(x_shape)
+        if self.flip:
+            origin = size[0] - 1 - origin[0], size[1] - 1 - origin[1]
+        return Correlation(size, origin, self.boundary, (int(x_shape[-2]), int(x_shape[-1])))
+
+    def _taps(self) -> Tensor:
+        """Returns the kernel as it is correlated, (1 or B, 1, kh, kw)."""
+        kernel = self.kernel[:, None]
+        return kernel.flip(-2, -1) if self.flip else kernel
+
+    def _transfer(self, geometry: Correlation, like: Tensor) -> Tensor:
+        dtype = like.dtype
+        return self._remember(
+            "half", (geometry, dtype), lambda: geometry.transfer(self._taps().to(dtype))
+        )
+
+    def _remember(self, name: str, key: tuple, make):  # noqa: ANN001, ANN202
+        """Keeps what is made of the kernel, until the kernel or the key changes."""
+        kernel = self.kernel
+        if kernel.requires_grad or kernel.is_inference():
+            return make()
+        kept = self._memo.get(name)
+        if kept is None or kept[0] != (key, kernel._version) or kept[1] is not kernel:
+            with torch.inference_mode(False):
+                kept = ((key, kernel._version), kernel, make())
+            # A new dict: copies that share the old one keep theirs.
+            self._memo = self._memo | {name: kept}
+        return kept[2]
+
+    def extra_repr(self) -> str:
+        source = tuple(self.kernel.shape) if self.sampler is None else self.sampler
+        return (
+            f"kernel={source}, boundary={self.boundary!r}, flip={self.flip}, origin={self.origin}"
+        )
+
+
+class CircularBlur(Blur, SpectralOperator):
+    """Blurs images with any kernel and a circular boundary: exact SVD and solves through Fourier.
+
+    ``Blur(kernel, "circular")`` gives this type; arguments as there. s = |F k|, sorted as the
+    frequencies; ``pinv`` drops values below ``rcond`` times the largest of each image.
+    """
+
+    def spectrum(self, x_shape: Shape) -> FourierSpectrum:
+        geometry = self._geometry(x_shape)
+        return self._remember(
+            "full",
+            (geometry,),
+            lambda: FourierSpectrum.of(geometry.full_transfer(self._taps().double())),
+        )
+
+    def solve_normal(self, b: Tensor, lam: float | Tensor) -> Tensor:
+        geometry = self._geometry(tuple(b.shape), b)
+        gain = self._transfer(geometry, b).abs().square() + damping_like(lam, b)
+        return torch.fft.irfft2(torch.fft.rfft2(b) / gain, s=geometry.grid)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        geometry = self._geometry(tuple(y.shape), y)
+        transfer = self._transfer(geometry, y)
+        power = transfer.abs().square()
+        seen = power > self.rcond**2 * power.amax((1, 2, 3), keepdim=True)
+        inverse = torch.where(seen, transfer.conj() / torch.where(seen, power, 1.0), 0.0)
+        return torch.fft.irfft2(torch.fft.rfft2(y) * inverse, s=geometry.grid)
+
+
+class MotionBlur(Blur):
+    r"""Blurs images with the trace of a shaken camera, one random kernel per image.
+
+    ``Blur`` with a ``MotionKernel``: call ``realise(rng, x_shape)`` before use, which returns a
+    ``Blur`` (a ``CircularBlur`` if circular) with its kernels. For the kernel of a published run
+    use ``Blur(legacy_motion_kernel(np.random.RandomState(0), draws=2))``.
+
+    Args:
+        size: Taps per side. 61 in DPS and DAPS at 256 pixels, 64 in DMPlug.
+        intensity: 0 for straight lines, 1 for wild paths; 0.5 in DPS, DAPS and DMPlug.
+        boundary: As in ``Blur``. reflect in DPS and DAPS, zero in DMPlug.
+        flip: As in ``Blur``.
+        origin: As in ``Blur``; needed if ``size`` is even: 31 for 64 taps in DMPlug.
+
+    Raises:
+        ValueError: If an argument is out of range; when called, if the image is too small.
 
     Source: Chung et al. 2023 (DPS), code.
     """
 
-    def __init__(self, std: float = 3.0, size: int = 61, boundary: str = "reflect") -> None:
-        super().__init__(GaussianRows(std, size, boundary))
-        self.std, self.size, self.boundary = std, size, boundary
+    def __new__(
+        cls,
+        size: int = 61,
+        intensity: float = 0.5,
+        boundary: str = "reflect",
+        flip: bool = False,
+        origin: Origin = None,
+    ) -> Blur:
+        return super().__new__(cls)
 
-    def check_domain(self, x_shape: Shape) -> None:
-        require_room((self.size, self.size), x_shape, self.boundary)
-
-    def spectrum(self, x_shape: Shape) -> Spectrum:
-        if self.boundary != "circular":
-            return super().spectrum(x_shape)
-        self.check_domain(x_shape)
-        return _fourier(self.recipe, *x_shape[-2:])  # type: ignore[arg-type]
-
-    def extra_repr(self) -> str:
-        return f"std={self.std}, size={self.size}, boundary={self.boundary!r}"
-
-
-def require_room(sizes: tuple[int, int], x_shape: Shape, boundary: str) -> None:
-    """Raises a ValueError if a kernel of (rows, columns) is too large for the images."""
-    for size, side, axis in zip(sizes, x_shape[-2:], ("high", "wide"), strict=True):
-        if boundary == "circular" and size > side:
+    def __init__(
+        self,
+        size: int = 61,
+        intensity: float = 0.5,
+        boundary: str = "reflect",
+        flip: bool = False,
+        origin: Origin = None,
+    ) -> None:
+        super().__init__(MotionKernel(size, intensity), boundary, flip, origin)
+        if size % 2 == 0 and origin is None and boundary != "valid":
             raise ValueError(
-                f"a kernel of {size} taps does not fit an image that is {side} pixels {axis} "
-                f"with a circular boundary; use size <= {side}, or larger images"
-            )
-        if boundary != "circular" and size // 2 >= side:
-            raise ValueError(
-                f"a kernel of {size} taps reaches {size // 2} pixels beyond the edge, but the "
-                f"image is only {side} pixels {axis}; use size <= {2 * side - 1}, or larger images"
+                f"a kernel of {size} x {size} taps has no middle pixel; give "
+                f"origin={(size - 1) // 2}, or another, or an odd size"
             )
 
 
-@lru_cache(maxsize=8)
-def _fourier(recipe: GaussianRows, rows: int, columns: int) -> FourierSpectrum:
-    # The first column of a circulant matrix is its impulse response.
-    with torch.inference_mode(False):
-        down, across = (torch.from_numpy(recipe.matrix(n)[:, 0]) for n in (rows, columns))
-        return FourierSpectrum.of(torch.outer(torch.fft.fft(down), torch.fft.fft(across)))
+class DefocusBlur(Blur):
+    r"""Blurs images as a lens out of focus does, with a disk.
+
+    ``Blur`` with a ``DefocusKernel``; the disk is symmetric, so that correlation and convolution
+    agree. With a circular boundary the result is a ``SpectralOperator``.
+
+    Args:
+        radius: Radius of the disk in pixels. ImageNet-C uses 3, 4, 6, 8, 10 at 224 pixels.
+        size: Taps per side, odd; by default just large enough.
+        boundary: As in ``Blur``.
+
+    Raises:
+        ValueError: If an argument is out of range; when called, if the image is too small.
+
+    Source: Hendrycks and Dietterich 2019 (ImageNet-C).
+    """
+
+    def __new__(
+        cls, radius: float = 3.0, size: int | None = None, boundary: str = "reflect"
+    ) -> Blur:
+        circular = cls is DefocusBlur and boundary == "circular"
+        return super().__new__(CircularDefocusBlur if circular else cls)
+
+    def __init__(
+        self, radius: float = 3.0, size: int | None = None, boundary: str = "reflect"
+    ) -> None:
+        super().__init__(DefocusKernel(radius, size), boundary)
+
+
+class CircularDefocusBlur(CircularBlur, DefocusBlur):
+    """What ``DefocusBlur(boundary="circular")`` gives: the same blur, with its exact SVD."""
+
+
+def _as_origin(origin: int | tuple[int, int]) -> tuple[int, int]:
+    pair = (origin, origin) if isinstance(origin, int) else tuple(origin)
+    if len(pair) != 2 or not all(isinstance(o, int) and o >= 0 for o in pair):
+        raise ValueError(
+            f"origin must be one whole number or two (row, column), at least 0, got {origin!r}"
+        )
+    return pair[0], pair[1]
+
+
+def _require_sampler(kernel: object) -> KernelSampler:
+    if isinstance(kernel, KernelSampler):
+        return kernel
+    raise TypeError(
+        "kernel must be a tensor, a kernel such as DefocusKernel(3) or a sampler such as "
+        f"MotionKernel(61), got {type(kernel).__name__}"
+    )
+
+
+def _require_kernel(kernel: Tensor) -> Tensor:
+    kernels = kernel[None] if kernel.ndim == 2 else kernel
+    if kernels.ndim != 3 or kernels.numel() == 0 or not kernels.is_floating_point():
+        raise ValueError(
+            "a kernel must be floating point of shape (kh, kw), or (B, kh, kw) with one per "
+            f"image, got {kernel.dtype} of shape {tuple(kernel.shape)}"
+        )
+    if not bool(kernels.isfinite().all()):
+        raise ValueError("the kernel holds a value that is not finite")
+    return kernels
+
+
+def _require_precision(x: Tensor, kernel: Tensor, owner: str) -> None:
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"{owner} works in float32 or float64, got {x.dtype}; convert with x.float()"
+        )
+    if x.device != kernel.device:
+        raise ValueError(
+            f"x is on {x.device} but the kernel on {kernel.device}; use operator.to(x.device)"
+        )

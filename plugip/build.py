@@ -1,13 +1,12 @@
 """From configs to objects: the only caller of Hydra's instantiate, behind an allowlist.
 
-A config is code: ``_target_`` names anything that Python can import. So each target is located first,
-and the object found there, not only the dotted name, must belong to plugip, to a short list of torch
-names, or to a package that the user trusts.
+A config is code: ``_target_`` names anything that Python can import. So each target is located
+first, and the object found there, not only the dotted name, must belong to plugip, to a short list
+of torch names, or to a package that the user trusts.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -21,6 +20,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from plugip.options import nearest
+
 # Rooms that write files, read argv or build further configs: no config has business there.
 CLOSED_ROOMS = ("build", "cli", "experiment", "figures", "record", "testing")
 TENSORS = ("tensor", "zeros", "ones", "full", "eye", "linspace", "arange", "device")
@@ -32,14 +33,14 @@ class BuildError(ValueError):
 
 
 def build(cfg: Any, trusted: Sequence[str] = ()) -> Any:
-    """Builds what a config describes: an object for a ``_target_``, lists and dicts of them otherwise.
+    """Builds what a config describes: an object for a ``_target_``, else lists and dicts of them.
 
     Everything is checked before anything is constructed.
 
     Args:
         cfg: A config, or plain dicts, lists and values. Relative paths stay as they are.
-        trusted: Further packages whose objects may be built, such as ``["mylab"]``. Configs are code:
-            trust a package only if you would run it.
+        trusted: Further packages whose objects may be built, such as ``["mylab"]``. Configs are
+            code: trust a package only if you would run it.
 
     Returns:
         The object; containers come as plain lists and dicts.
@@ -73,16 +74,12 @@ def resolved(cfg: Any) -> Any:
     try:
         return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
-        raise BuildError(f"{error.full_key} has no default; give it: {error.full_key}=...") from error
+        raise BuildError(
+            f"{error.full_key} has no default; give it: {error.full_key}=..."
+        ) from error
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise BuildError(f"{error.full_key} cannot be resolved: {reason}") from error
-
-
-def nearest(name: str, choices: Sequence[str]) -> str:
-    """Returns "; did you mean ...?" with the most similar choice, or nothing if none is similar."""
-    near = difflib.get_close_matches(name, choices, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _targets(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -152,7 +149,9 @@ def _locate(target: str, where: str) -> Any:
             )
         found = getattr(found, name)
     if not callable(found):
-        raise BuildError(f"{_place(where)}_target_ {target} is a {type(found).__name__}, not a class")
+        raise BuildError(
+            f"{_place(where)}_target_ {target} is a {type(found).__name__}, not a class"
+        )
     return found
 
 
@@ -170,8 +169,8 @@ def _deepest_module(names: list[str], target: str, where: str) -> tuple[Any, int
                 ) from error
             if found is None:
                 raise BuildError(
-                    f"{_place(where)}_target_ {target} is not found: no module {names[0]!r} in the "
-                    "working folder or among the installed packages"
+                    f"{_place(where)}_target_ {target} is not found: no module {names[0]!r} in "
+                    "the working folder or among the installed packages"
                 ) from error
             return found, depth - 1
     return found, depth
@@ -194,7 +193,9 @@ def _check_arguments(node: dict[str, Any], found: Any, where: str) -> None:
         )
     missing = [p.name for p in named if p.default is p.empty and p.name not in given]
     if missing and not node.get("_args_") and not node.get("_partial_"):
-        raise BuildError(f"{_place(where)}{name} needs the argument {missing[0]!r}, which is not given")
+        raise BuildError(
+            f"{_place(where)}{name} needs the argument {missing[0]!r}, which is not given"
+        )
 
 
 def _untrusted(target: str, where: str, package: str) -> BuildError:
@@ -206,7 +207,9 @@ def _untrusted(target: str, where: str, package: str) -> BuildError:
         advice = "nothing of Python's own library may be built; wrap it in a class of your own"
     else:
         advice = f"if you trust that package's code, add it: trusted=[{package}]"
-    return BuildError(f"{_place(where)}_target_ {target} is not trusted (configs are code); {advice}")
+    return BuildError(
+        f"{_place(where)}_target_ {target} is not trusted (configs are code); {advice}"
+    )
 
 
 def _place(where: str) -> str:

@@ -38,6 +38,19 @@ def where(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(per_image(rows, a), a, b)
 
 
+def damping_like(lam: float | Tensor, b: Tensor) -> float | Tensor:
+    """Returns the damping, () or (B,), so that it multiplies ``b``; it must be positive."""
+    # A plain number stays on the host: no copy to the GPU, and no wait to look at it.
+    positive = bool((lam > 0).all()) if isinstance(lam, Tensor) else lam > 0
+    if not positive:
+        raise ValueError(f"lam must be positive, got {lam}")
+    if not isinstance(lam, Tensor):
+        return lam
+    if lam.ndim and lam.shape[0] not in (1, b.shape[0]):
+        raise ValueError(f"lam has {lam.shape[0]} entries for a batch of {b.shape[0]} images")
+    return per_image(lam.to(b.real), b)
+
+
 def conjugate_gradient(
     matvec: Callable[[Tensor], Tensor],
     b: Tensor,

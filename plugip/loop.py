@@ -147,12 +147,15 @@ class _Run:
         x_hat, nfe, vjps = self._finish()
         seed = getattr(self.method, "seed", None)
         z = None if seed is None else seed(self.state)
+        picked = getattr(self.method, "picked_step", None)
+        steps = [self.step] * len(self.rows)
         losses, residuals = torch.cat(self.losses).cpu(), torch.cat(self.residuals).cpu()
         shared = Solution(
             x_hat=x_hat,
             last=self.info.x_hat,
             z=z,
-            steps=[self.step] * len(self.rows),
+            steps=steps,
+            answer_steps=steps if picked is None else picked(self.state).tolist(),
             nfe=[nfe] * len(self.rows),
             vjps=[vjps] * len(self.rows),
             seconds=[(time.perf_counter() - self.began) / self.size] * len(self.rows),

@@ -74,6 +74,7 @@ class Solution:
         last: The last iterate, (B, C, H, W).
         z: Latent seed of ``last`` where the method has one, (B, ...).
         steps: Steps made per image.
+        answer_steps: Step of each answer: of the stopping rule's pick, 0 where it never fired.
         nfe: Forward calls of the prior per image.
         vjps: Backward passes through the prior per image.
         seconds: Wall-clock time per image; images solved in one batch share it equally.
@@ -87,6 +88,7 @@ class Solution:
     last: Tensor
     z: Tensor | None
     steps: list[int]
+    answer_steps: list[int]
     nfe: list[int]
     vjps: list[int]
     seconds: list[float]
@@ -112,6 +114,7 @@ def join(parts: list[Solution]) -> Solution:
         last=torch.cat([p.last for p in parts]),
         z=_cat([p.z for p in parts]),
         steps=[v for p in parts for v in p.steps],
+        answer_steps=[v for p in parts for v in p.answer_steps],
         nfe=[v for p in parts for v in p.nfe],
         vjps=[v for p in parts for v in p.vjps],
         seconds=[v for p in parts for v in p.seconds],

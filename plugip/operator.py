@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from plugip.linalg import conjugate_gradient, per_image
-from plugip.spectral import Spectrum
+from plugip.linalg import conjugate_gradient, damping_like
+from plugip.spectral import Spectrum, multiplies, product
 
 if TYPE_CHECKING:
     from plugip.rng import Rng
 
 Shape = tuple[int, ...]
+# One unknown is a tensor (B, ...); several are a dict of such tensors.
+Theta = TypeVar("Theta", Tensor, dict[str, Tensor])
 
 
 class Operator(nn.Module, ABC):
@@ -27,10 +29,13 @@ class Operator(nn.Module, ABC):
     Attributes:
         per_image: Names of buffers that hold one entry for each image of a batch.
         domain_ndim: Number of axes of x with the batch axis, 4 for (B, C, H, W).
+        complex_domain: Whether x is complex, as inside a composition. Images are real: then the
+            adjoint of complex measurements is the real part, as <A x, y> = Re(y* A x) wants it.
     """
 
     per_image: tuple[str, ...] = ()
     domain_ndim: int = 4
+    complex_domain: bool = False
 
     @property
     def observed(self) -> Tensor | None:
@@ -62,8 +67,9 @@ class Operator(nn.Module, ABC):
         """Returns the shape of y for images of shape (B, *X), by one pass over zeros."""
         self.check_domain(x_shape)
         like = next((t for t in self._tensors() if t.is_floating_point()), torch.empty(0))
+        dtype = like.dtype.to_complex() if self.complex_domain else like.dtype
         with torch.no_grad():
-            return tuple(self(torch.zeros(x_shape, dtype=like.dtype, device=like.device)).shape)
+            return tuple(self(torch.zeros(x_shape, dtype=dtype, device=like.device)).shape)
 
     def realise(self, rng: Rng, x_shape: Shape) -> Operator:
         """Draws what is random (a mask, a kernel) once per image and returns the fixed operator.
@@ -88,7 +94,12 @@ class Operator(nn.Module, ABC):
         return chosen
 
     def __matmul__(self, first: Operator) -> Operator:
-        """Returns the composition self(first(x))."""
+        """Returns the composition self(first(x)), with what it keeps of both parts' abilities."""
+        if isinstance(self, BlindOperator) or isinstance(first, BlindOperator):
+            return BlindComposition(self, first)
+        if isinstance(self, SpectralOperator) and isinstance(first, SpectralOperator):
+            if multiplies(self.spectrum_type, first.spectrum_type):
+                return SpectralComposition(self, first)
         linear = isinstance(self, LinearOperator) and isinstance(first, LinearOperator)
         return LinearComposition(self, first) if linear else Composition(self, first)
 
@@ -97,14 +108,7 @@ class Operator(nn.Module, ABC):
 
 
 class LinearOperator(Operator):
-    """A linear map, with its adjoint and the solves that follow from it.
-
-    Attributes:
-        complex_domain: Whether x is complex, as inside a composition. Images are real: then the
-            adjoint of complex measurements is the real part, as <A x, y> = Re(y* A x) wants it.
-    """
-
-    complex_domain: bool = False
+    """A linear map, with its adjoint and the solves that follow from it."""
 
     def domain_shape(self, y_shape: Shape) -> Shape:
         """Returns the shape of images that give measurements of this shape; default: the same."""
@@ -124,8 +128,8 @@ class LinearOperator(Operator):
         """
         dtype = y.dtype if self.complex_domain else y.real.dtype
         zeros = torch.zeros(self.domain_shape(tuple(y.shape)), dtype=dtype, device=y.device)
-        with torch.enable_grad():
-            y_of_x, vjp = torch.func.vjp(self, zeros)
+        pulled = torch.func.vjp(self, zeros)
+        y_of_x, vjp = pulled[0], pulled[1]
         if y.shape != y_of_x.shape:
             raise ValueError(
                 f"{type(self).__name__} maps images of shape {tuple(zeros.shape)} to "
@@ -172,9 +176,13 @@ class SpectralOperator(LinearOperator):
 
     Attributes:
         rcond: Singular values below rcond times the largest count as zero in ``pinv``.
+        spectrum_type: The class of what ``spectrum`` returns, where it is the same for every
+            image size; compositions of two operators of one type then stay spectral. None claims
+            nothing.
     """
 
     rcond: float = 1e-3
+    spectrum_type: type[Spectrum] | None = None
 
     @abstractmethod
     def spectrum(self, x_shape: Shape) -> Spectrum:
@@ -200,20 +208,70 @@ class SpectralOperator(LinearOperator):
         return a.V(a.Vt(b) / (a.s.square() + damping_like(lam, b)))
 
 
-class BlindOperator(Operator):
-    """An operator with an unknown part theta, such as a blur with an unknown kernel."""
+class BlindOperator(Operator, Generic[Theta]):
+    """An operator with an unknown part theta, such as a blur with an unknown kernel.
+
+    Solvers optimise free parameters and measure with admissible ones:
+    ``A.at(A.constrain(theta))(x)``. Theta is one tensor, (B, ...), or a dict of them where there
+    are several unknowns; ``constrain`` and ``learning_rate_hint`` have the same form.
+
+    Attributes:
+        truth: What draws the true theta when measurements are simulated, or None.
+        learning_rate_hint: Step of Adam, in the units of the free parameters, to begin with.
+    """
+
+    truth: Any = None
+    learning_rate_hint: float | dict[str, float]
 
     @abstractmethod
-    def init_theta(self, rng: Rng, like: Tensor) -> Tensor:
-        """Draws a first guess of the free parameters, one per image of ``like``."""
+    def init_theta(self, rng: Rng, like: Tensor) -> Theta:
+        """Draws a first guess of the free parameters, one per image of ``like`` (B, *X)."""
 
     @abstractmethod
-    def constrain(self, theta: Tensor) -> Tensor:
+    def constrain(self, theta: Theta) -> Theta:
         """Maps free parameters to admissible ones, differentiably."""
 
     @abstractmethod
-    def at(self, theta: Tensor) -> Operator:
-        """Returns the known operator A(.; theta)."""
+    def at(self, theta: Theta) -> Operator:
+        """Returns the known operator A(.; theta) for admissible parameters."""
+
+    def draw_theta(self, rng: Rng, x_shape: Shape) -> Theta:
+        """Draws true, admissible parameters, to simulate measurements.
+
+        Raises:
+            TypeError: If nothing says how to draw them.
+        """
+        raise TypeError(
+            f"{type(self).__name__} cannot simulate a measurement: nothing says how to draw its "
+            "unknown part; give truth=..., or a measurement"
+        )
+
+    def draw(self, rng: Rng, x_shape: Shape) -> Operator:
+        """Draws the true unknown and returns the known operator that makes the measurement.
+
+        ``realise`` draws only what a method may know and leaves the operator blind.
+        """
+        return self.at(self.draw_theta(rng.child("theta"), x_shape))
+
+    def unknown(self) -> BlindOperator[Theta]:
+        """Returns the operator as a method may see it: without its ``truth``."""
+        seen = copy.copy(self)
+        seen._modules = dict(self._modules)
+        seen.truth = None
+        return seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise TypeError(
+            f"{type(self).__name__} has an unknown part; use A.at(A.constrain(theta))(x) with a "
+            "theta of A.init_theta, or A.draw(rng, x.shape)(x) to simulate"
+        )
+
+    def measurement_shape(self, x_shape: Shape) -> Shape:
+        from plugip.rng import Rng
+
+        rng = Rng(0, "shape", [str(i) for i in range(x_shape[0])])
+        guess = self.constrain(self.init_theta(rng, torch.empty(x_shape)))
+        return self.at(guess).measurement_shape(x_shape)
 
 
 class Composition(Operator):
@@ -222,7 +280,7 @@ class Composition(Operator):
     def __init__(self, outer: Operator, inner: Operator) -> None:
         super().__init__()
         self.outer, self.inner = outer, inner
-        self.domain_ndim = inner.domain_ndim
+        self.domain_ndim, self.complex_domain = inner.domain_ndim, inner.complex_domain
 
     @property
     def observed(self) -> Tensor | None:
@@ -256,6 +314,64 @@ class LinearComposition(Composition, LinearOperator):
         return self.inner.adjoint(self.outer.adjoint(y))  # type: ignore[operator]
 
 
+class SpectralComposition(LinearComposition, SpectralOperator):
+    """The composition of two operators whose spectra multiply: its SVD is exact again."""
+
+    def __init__(self, outer: SpectralOperator, inner: SpectralOperator) -> None:
+        super().__init__(outer, inner)
+        self.spectrum_type = inner.spectrum_type
+        self.rcond = min(outer.rcond, inner.rcond)
+        self._made: tuple[Spectrum, Spectrum, Spectrum] | None = None
+
+    def spectrum(self, x_shape: Shape) -> Spectrum:
+        y_shape = self.inner.measurement_shape(x_shape)
+        outer, inner = self.outer.spectrum(y_shape), self.inner.spectrum(x_shape)  # type: ignore[operator]
+        if self._made is None or self._made[0] is not outer or self._made[1] is not inner:
+            self._made = (outer, inner, product(outer, inner))
+        return self._made[2]
+
+
+class BlindComposition(Composition, BlindOperator[Any]):
+    """A composition of which one part is blind; its unknown is that part's."""
+
+    def __init__(self, outer: Operator, inner: Operator) -> None:
+        if isinstance(outer, BlindOperator) and isinstance(inner, BlindOperator):
+            raise TypeError(
+                f"{type(outer).__name__} @ {type(inner).__name__} has two unknown parts; write "
+                "one BlindOperator whose theta is a dict of both"
+            )
+        super().__init__(outer, inner)
+        self.learning_rate_hint = self._blind.learning_rate_hint
+
+    @property
+    def _blind(self) -> BlindOperator[Any]:
+        return self.outer if isinstance(self.outer, BlindOperator) else self.inner  # type: ignore[return-value]
+
+    def init_theta(self, rng: Rng, like: Tensor) -> Any:
+        return self._blind.init_theta(rng, like.new_empty(self._blind_domain(tuple(like.shape))))
+
+    def constrain(self, theta: Any) -> Any:
+        return self._blind.constrain(theta)
+
+    def draw_theta(self, rng: Rng, x_shape: Shape) -> Any:
+        return self._blind.draw_theta(rng, self._blind_domain(x_shape))
+
+    def at(self, theta: Any) -> Operator:
+        known = self._blind.at(theta)
+        return self.outer @ known if self._blind is self.inner else known @ self.inner
+
+    def unknown(self) -> BlindComposition:
+        seen = self._blind.unknown()
+        inside = self._blind is self.inner
+        return BlindComposition(self.outer if inside else seen, seen if inside else self.inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return BlindOperator.forward(self, x)
+
+    def _blind_domain(self, x_shape: Shape) -> Shape:
+        return x_shape if self._blind is self.inner else self.inner.measurement_shape(x_shape)
+
+
 def require_batch(x: Tensor, ndim: int, owner: str) -> None:
     """Raises one clear sentence if ``x`` is not a batch of floating-point images."""
     if not isinstance(x, Tensor):
@@ -272,19 +388,6 @@ def require_batch(x: Tensor, ndim: int, owner: str) -> None:
         )
     if x.ndim != ndim:
         raise ValueError(f"{owner} takes a batch of {ndim} axes, got shape {tuple(x.shape)}")
-
-
-def damping_like(lam: float | Tensor, b: Tensor) -> float | Tensor:
-    """Returns the damping, () or (B,), so that it multiplies ``b``; it must be positive."""
-    # A plain number stays on the host: no copy to the GPU, and no wait to look at it.
-    positive = bool((lam > 0).all()) if isinstance(lam, Tensor) else lam > 0
-    if not positive:
-        raise ValueError(f"lam must be positive, got {lam}")
-    if not isinstance(lam, Tensor):
-        return lam
-    if lam.ndim and lam.shape[0] not in (1, b.shape[0]):
-        raise ValueError(f"lam has {lam.shape[0]} entries for a batch of {b.shape[0]} images")
-    return per_image(lam.to(b.real), b)
 
 
 def _rows_of(operator: nn.Module, name: str) -> int:

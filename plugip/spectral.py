@@ -169,3 +169,53 @@ def _svd(factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # V complete, U only where A reaches, s with zeros for what A does not see.
     u, s, vt = torch.linalg.svd(factor, full_matrices=True)
     return u[:, : s.shape[0]], torch.cat([s, s.new_zeros(vt.shape[0] - s.shape[0])]), vt
+
+
+def multiplies(outer: type[Spectrum] | None, inner: type[Spectrum] | None) -> bool:
+    """Whether A B has an exact SVD of the same kind where A's and B's spectra have these types."""
+    return outer is inner and outer in _PRODUCTS
+
+
+def product(outer: Spectrum, inner: Spectrum) -> Spectrum:
+    """Returns the spectrum of A B, from those of A (outer) and B (inner).
+
+    Raises:
+        TypeError: If the two do not multiply exactly.
+    """
+    if not multiplies(type(outer), type(inner)):
+        raise TypeError(
+            f"a {type(outer).__name__} times a {type(inner).__name__} has no closed form; "
+            "set spectrum_type of one of the operators to None"
+        )
+    return _PRODUCTS[type(outer)](outer, inner)
+
+
+def _diagonal_product(outer: DiagonalSpectrum, inner: DiagonalSpectrum) -> DiagonalSpectrum:
+    return DiagonalSpectrum(outer.s * inner.s)
+
+
+def _fourier_product(outer: FourierSpectrum, inner: FourierSpectrum) -> FourierSpectrum:
+    return FourierSpectrum(outer.s * inner.s, outer.phase * inner.phase)
+
+
+def _kronecker_product(outer: KroneckerSpectrum, inner: KroneckerSpectrum) -> KroneckerSpectrum:
+    (l_outer, r_outer), (l_inner, r_inner) = _factors(outer), _factors(inner)
+    return KroneckerSpectrum.of(l_outer @ l_inner, r_outer @ r_inner)
+
+
+def _factors(a: KroneckerSpectrum) -> tuple[Tensor, Tensor]:
+    # s is the outer product of two falling sequences, so its first row and column give them back.
+    top = torch.where(a.s[0, 0] > 0, a.s[0, 0], 1.0)
+    return _matrix(a.left, a.s[:, 0]), _matrix(a.right, a.s[0] / top)
+
+
+def _matrix(basis: tuple[Tensor, Tensor], s: Tensor) -> Tensor:
+    u, vt = basis
+    return u @ (s[: u.shape[1], None] * vt[: u.shape[1]])
+
+
+_PRODUCTS: dict[type[Spectrum], Callable[[Any, Any], Spectrum]] = {
+    DiagonalSpectrum: _diagonal_product,
+    FourierSpectrum: _fourier_product,
+    KroneckerSpectrum: _kronecker_product,
+}

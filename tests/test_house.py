@@ -14,14 +14,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # Imports run downwards: a room may import its own floor and the floors below it.
 # A room that is on no floor (cli, build, testing, the package itself) stands above all of them.
 FLOORS = (
-    {"operator", "spectral", "linalg", "path", "rng", "options", "metrics", "data"},
+    {"operator", "composition", "folding", "spectral", "linalg"}
+    | {"path", "rng", "options", "metrics", "data"},
     {"noise", "prior"},
     {"reverse", "problem", "priors"},
     {"engine", "method", "diagnostics", "loop"},
     {"methods", "stopping"},
     {"record", "experiment"},
 )
-BELOW_OPERATORS = {"operator", "spectral", "linalg", "rng", "options", "noise"}
+BELOW_OPERATORS = {"operator", "composition", "folding", "spectral", "linalg", "rng", "options", "noise"}
 
 # One door per dependency: the only rooms that may import it.
 DOORS = {

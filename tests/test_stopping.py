@@ -125,7 +125,7 @@ def test_best_loss_picks_the_least():
 def test_budget_ends_a_run_and_answers_with_its_last_step():
     solution = solve(toy_problem(), Stopped(DMPlug(iterations=9), Budget(4)))
     plain = solve(toy_problem(), DMPlug(iterations=4))
-    assert solution.steps == [4, 4, 4]
+    assert solution.steps == solution.answer_steps == [4, 4, 4]
     assert torch.equal(solution.x_hat, plain.x_hat)
 
 
@@ -134,6 +134,7 @@ def test_halt_off_keeps_the_last_iterate_beside_the_pick():
     solution = solve(toy_problem(), Stopped(method, Discrepancy(tau=3.0), halt=False))
     assert torch.equal(solution.last, solve(toy_problem(), method).last)
     assert not torch.equal(solution.last, solution.x_hat)
+    assert all(0 < pick < step for pick, step in zip(solution.answer_steps, solution.steps))
 
 
 @pytest.mark.parametrize("rule", [ESWMV(3, 4), Discrepancy(), BestLoss(), Budget(3)])

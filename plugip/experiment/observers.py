@@ -44,6 +44,11 @@ class Oracle:
         self.step[rows] = torch.where(better, step, self.step[rows])
         self.best[rows] = torch.where(better[:, None, None, None], info.x_hat, self.best[rows])
 
+    def of(self, i: int) -> tuple[int, Tensor] | None:
+        """Returns step and iterate, (1, C, H, W), of one image; None before its first step."""
+        step = int(self.step[i])
+        return (step, self.best[i : i + 1]) if step else None
+
 
 class Progress:
     """Shows image, step, loss, residual / noise and time left on a terminal; silent in pipes.
@@ -69,7 +74,7 @@ class Progress:
         self.names = names
 
     def __call__(self, step: int, rows: list[int], info: Info) -> None:
-        """Notes one step; draws at most four times a second, since reading a loss waits for a GPU."""
+        """Notes one step; draws at most four times a second: reading a loss waits for a GPU."""
         if self.bar.disable:
             return
         if step <= self.latest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from plugip.data import ImageError, ImageFolder, Item
 from plugip.experiment.observers import Align, Oracle, Progress
-from plugip.experiment.scoring import Judge, describe, naive, picture_of, trace_columns
+from plugip.experiment.scoring import Judge
+from plugip.experiment.scribe import Case, Scribe
 from plugip.experiment.team import Team, join_team
 from plugip.loop import Interrupted, solve
 from plugip.method import Info, Method, Solution
@@ -21,10 +22,12 @@ from plugip.noise import Noise
 from plugip.operator import Operator
 from plugip.prior import Prior
 from plugip.problem import Problem, measure
-from plugip.record import Parts, Record, Row
+from plugip.record import Record, Row
 from plugip.record.provenance import file_digest, weights_digest
 from plugip.rng import Rng
 from plugip.stopping import Stopped
+
+GPU_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,6 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class _Case:
-    """One image ready to be solved: x (1, C, H, W) or None, y (1, *Y)."""
-
-    id: str
-    digest: str
-    x: Tensor | None
-    y: Tensor
-
-
-@dataclass(frozen=True)
 class Experiment:
     """Solves one inverse problem for every image of a list and records everything.
 
@@ -81,7 +74,7 @@ class Experiment:
         real: ``data`` lists measurements, read as they are; then there is no truth and no score.
         align: Resolves symmetries of the answer before scoring.
         rng_seed: The integer of reproducibility.
-        batch_size: Images per batch; no answer depends on it.
+        batch_size: Images per batch; no answer depends on it. None: 1 on a CPU, 16 elsewhere.
         device: "auto", or a torch device.
         oracle: Keep the best iterate by true PSNR, as a row of its own.
         title: Heads figures and tables.
@@ -98,22 +91,22 @@ class Experiment:
     real: bool = False
     align: Align | None = None
     rng_seed: int = 0
-    batch_size: int = 16
+    batch_size: int | None = None
     device: str = "auto"
     oracle: bool = True
     title: str = "plugip"
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, or null, got {self.batch_size}")
 
     def run(self) -> Summary:
         """Solves what is not finished yet, and writes tables and figures.
 
         Returns:
-            All rows. An image that cannot be read or does not fit has a row that says why; the others
-            go on. After Ctrl-C the summary says so, and what was reached is written.
+            All rows. An image that cannot be read or does not fit has a row that says why; the
+            others go on. After Ctrl-C the summary says so, and what was reached is written.
 
         Raises:
             ValueError, TypeError: If the parts do not fit each other; before any solving.
@@ -124,34 +117,35 @@ class Experiment:
         self.prior.to(team.device)
         self._require_fit()
         items, judge = self.data.items(), Judge(self.metrics, self.align)
+        ids = [item.id for item in items]
         if team.leads:
             self.record.begin(team.device, weights_digest(self.prior))
-        ids = [item.id for item in items]
-        mine = [(item, file_digest(item.path)) for item in team.share(items)]
-        todo = [case for case in mine if not self.record.finished(case[0].id, case[1])]
-        interrupted = self._solve_all(todo, ids, judge, team)
+        digests = {item.id: file_digest(item.path) for item in items}
+        finished = [i for i in ids if self.record.finished(i, digests[i])]
+        team.wait()  # nobody solves before everybody knows what is left
+        todo = [(i, digests[i.id]) for i in team.share(items) if i.id not in finished]
+        scribe = Scribe(self.record, judge, self.noise.std, self.rng_seed)
+        interrupted = self._solve_all(todo, ids, scribe, team)
         if not interrupted:
             team.wait()
         if team.leads:
             self.record.end(ids, judge.conventions, self.title)
         team.leave()
-        waiting = {item.id for item, _ in todo}
-        skipped = [item.id for item, _ in mine if item.id not in waiting]
         rows = self.record.rows(ids)
-        return Summary(self.record.folder, rows, skipped, judge.conventions, interrupted)
+        return Summary(self.record.folder, rows, finished, judge.conventions, interrupted)
 
     def _solve_all(
-        self, todo: list[tuple[Item, str]], ids: list[str], judge: Judge, team: Team
+        self, todo: list[tuple[Item, str]], ids: list[str], scribe: Scribe, team: Team
     ) -> bool:
         """Solves batch by batch; returns whether Ctrl-C ended it."""
         alone = team.device.type == "cpu"  # there ``solve`` takes the images one by one
-        runs = len(todo) if alone else -(-len(todo) // self.batch_size)
+        width = self.batch_size or (1 if alone else GPU_BATCH)
+        runs = len(todo) if alone else -(-len(todo) // width)
         steps = getattr(self.method, "iterations", None)
         progress = Progress(runs, steps, self.noise.std, self.progress and team.leads)
         try:
-            for first in range(0, len(todo), self.batch_size):
-                batch = todo[first : first + self.batch_size]
-                self._solve_batch(batch, judge, progress, team.device)
+            for first in range(0, len(todo), width):
+                self._solve_batch(todo[first : first + width], scribe, progress, team.device)
                 if team.leads:
                     self.record.write_scores(ids)
         except KeyboardInterrupt:
@@ -163,11 +157,11 @@ class Experiment:
     def _solve_batch(
         self,
         batch: list[tuple[Item, str]],
-        judge: Judge,
+        scribe: Scribe,
         progress: Progress,
         device: torch.device,
     ) -> None:
-        prepared = [self._prepare(item, digest, device) for item, digest in batch]
+        prepared = [self._prepare(item, digest, device, scribe) for item, digest in batch]
         cases = [case for case in prepared if case is not None]
         if not cases:
             return
@@ -183,7 +177,9 @@ class Experiment:
 
         def keep(parts: Sequence[tuple[int, Solution]], status: str) -> None:
             for i, solution in parts:
-                self._keep(cases[i], problem.select([i]), solution, oracle, i, status, judge)
+                best = None if oracle is None else oracle.of(i)
+                stopped = isinstance(self.method, Stopped)
+                scribe.keep(cases[i], problem.select([i]), solution, status, best, stopped)
 
         try:
             solution = solve(problem, self.method, self._rng("solve", ids), observer=observe)
@@ -193,17 +189,18 @@ class Experiment:
             raise
         keep([(i, solution.select(i)) for i in range(len(cases))], "ok")
 
-    def _prepare(self, item: Item, digest: str, device: torch.device) -> _Case | None:
+    def _prepare(
+        self, item: Item, digest: str, device: torch.device, scribe: Scribe
+    ) -> Case | None:
         """Loads and measures one image, alone, so that y depends on nothing else."""
         try:
             loaded = self.data.load(item).to(device)[None]
             y = loaded if self.real else self._measure(item.id, loaded)
             self._problem([item.id], y)
         except ValueError as error:
-            row = self._row(item.id, "", "failed", message=str(error))
-            self.record.write_parts(Parts(item.id, digest, [row]))
+            scribe.fail(item.id, digest, str(error))
             return None
-        return _Case(item.id, digest, None if self.real else loaded, y)
+        return Case(item.id, digest, None if self.real else loaded, y)
 
     def _measure(self, image_id: str, x: Tensor) -> Tensor:
         wanted, given = tuple(self.prior.image_shape), tuple(x.shape[1:])
@@ -217,79 +214,9 @@ class Experiment:
         operator = self.operator.realise(self._rng("operator", ids), x_shape)
         return Problem(y, operator, self.noise, self.prior)
 
-    def _oracle(self, cases: list[_Case]) -> Oracle | None:
+    def _oracle(self, cases: list[Case]) -> Oracle | None:
         truths = [case.x for case in cases if case.x is not None]
         return Oracle(torch.cat(truths), self.align) if truths and self.oracle else None
-
-    def _keep(
-        self,
-        case: _Case,
-        problem: Problem,
-        solution: Solution,
-        oracle: Oracle | None,
-        i: int,
-        status: str,
-        judge: Judge,
-    ) -> None:
-        """Scores and writes one image."""
-        shape = tuple(self.prior.image_shape)
-        baseline = None if case.x is None else naive(case.y, shape)
-        last, answer = solution.last, solution.x_hat
-        shown, view = picture_of(case.y[0], shape)
-        pictures = {"measurement": shown}
-        if case.x is not None:
-            pictures["truth"] = case.x[0]
-        if baseline is not None:
-            pictures["input"] = baseline[0]
-        rows = self._rows(case, problem, solution, baseline, oracle, i, status, judge)
-        if bool(torch.isfinite(last).all() and torch.isfinite(answer).all()):
-            pictures["reconstruction"] = last[0]
-            if isinstance(self.method, Stopped):
-                pictures["stopped"] = answer[0]
-            if self.align is not None and case.x is not None:
-                pictures["aligned"] = judge.aligned(answer, case.x)[0]
-        else:
-            rows = [self._row(case.id, "", "failed", message=_diverged(solution.steps[0]))]
-        trace = trace_columns(solution.trace[0], self.noise.std)
-        self.record.write_parts(
-            Parts(case.id, case.digest, rows, pictures, case.y[0], view, trace)
-        )
-
-    def _rows(
-        self,
-        case: _Case,
-        problem: Problem,
-        solution: Solution,
-        baseline: Tensor | None,
-        oracle: Oracle | None,
-        i: int,
-        status: str,
-        judge: Judge,
-    ) -> list[Row]:
-        cost = {
-            "nfe": solution.nfe[0],
-            "vjps": solution.vjps[0],
-            "seconds": solution.seconds[0],
-            "peak_memory": solution.peak_memory,
-        }
-        found: list[tuple[Row, Tensor, Tensor | None]] = []
-        if baseline is not None:
-            found.append((self._row(case.id, "input", status), baseline, None))
-        last = self._row(case.id, "last", status, step=solution.steps[0], **cost)
-        found.append((last, solution.last, solution.z))
-        if isinstance(self.method, Stopped):
-            step = _picked_step(solution)
-            found.append(
-                (self._row(case.id, "stopped", status, step=step, **cost), solution.x_hat, None)
-            )
-        if oracle is not None and int(oracle.step[i]):
-            row = self._row(case.id, "oracle", status, step=int(oracle.step[i]), **cost)
-            found.append((row, oracle.best[i : i + 1], None))
-        return [_judged(row, case, problem, x_hat, z, judge) for row, x_hat, z in found]
-
-    def _row(self, image_id: str, kind: str, status: str, **values: Any) -> Row:
-        known = {"rng_seed": self.rng_seed, "config_hash": self.record.hash}
-        return Row(image_id, kind, status, **known, **values)
 
     def _rng(self, purpose: str, ids: list[str]) -> Rng:
         return Rng(self.rng_seed, purpose, ids)
@@ -303,22 +230,13 @@ class Experiment:
         try:
             shapes = [operator.measurement_shape((1, *image)) for operator in realised]
         except RuntimeError as error:
-            raise ValueError(f"{name} cannot take the prior's images of {image}: {error}") from error
+            refusal = f"{name} cannot take the prior's images of shape {image}"
+            raise ValueError(f"{refusal}: {error}") from error
         if self.real and (shapes[0] != shapes[1] or not _same(realised, image)):
             raise ValueError(
-                f"{name} draws a random part for each image, which cannot be the one behind a given "
-                "measurement; give it fixed, such as operator=inpaint_mask operator.mask.path=..."
+                f"{name} draws a random part for each image, which cannot be the one behind a "
+                "given measurement; give it fixed: operator=inpaint_mask operator.mask.path=..."
             )
-
-
-def _judged(
-    row: Row, case: _Case, problem: Problem, x_hat: Tensor, z: Tensor | None, judge: Judge
-) -> Row:
-    described = describe(row, problem, x_hat, z)
-    if case.x is None:
-        return described
-    metrics, notes = judge.scores(x_hat, case.x)
-    return replace(described, metrics=metrics, metric_notes=notes)
 
 
 def _same(operators: list[Operator], image: tuple[int, ...]) -> bool:
@@ -336,18 +254,6 @@ def _misfit(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
             f"set data.channels={wanted[0]}"
         )
     return (
-        f"the image has {given[2]} x {given[1]} pixels, but the prior's have {wanted[2]} x {wanted[1]}; "
-        f"set data.size={wanted[1]} to crop and resize"
+        f"the image has {given[2]} x {given[1]} pixels, but the prior's have "
+        f"{wanted[2]} x {wanted[1]}; set data.size={wanted[1]} to crop and resize"
     )
-
-
-def _diverged(steps: int) -> str:
-    return (
-        f"the answer holds NaN or infinite values after {steps} steps: the method diverged; "
-        "a smaller step size may help"
-    )
-
-
-def _picked_step(solution: Solution) -> int | None:
-    steps = getattr(solution, "answer_steps", None)
-    return None if steps is None else int(steps[0])

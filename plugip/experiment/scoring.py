@@ -1,21 +1,16 @@
-"""What is said about an answer: baseline, views of y, scores against the truth, rows."""
+"""Scores against the truth, a baseline made from y alone, and y as a picture."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugip.diagnostics import diagnose
 from plugip.experiment.observers import Align
-from plugip.method import Trace
 from plugip.metrics import MetricUnavailableError, NamedMetric, to_unit
-from plugip.problem import Problem
-from plugip.record import Row
 
 
 @dataclass(frozen=True)
@@ -110,32 +105,3 @@ def picture_of(y: Tensor, image_shape: tuple[int, ...]) -> tuple[Tensor, str]:
         flat = flat.expand(-1, max(flat.shape[2] // 8, 1), -1)
     low, high = flat.min(), flat.max()
     return 2 * (flat - low) / (high - low).clamp_min(1e-12) - 1, "log scale"
-
-
-def describe(row: Row, problem: Problem, x_hat: Tensor, z: Tensor | None) -> Row:
-    """Adds what can be said of one image without its truth: residual, chi-square, seed, range."""
-    with torch.no_grad():
-        residual = float(problem.residual(problem.operator(x_hat))[0])
-    d = diagnose(problem, x_hat, z)[0]
-    return replace(
-        row,
-        residual=residual,
-        residual_to_noise=d.residual_to_noise,
-        chi_square=d.chi_square,
-        seed_norm=d.seed_norm,
-        saturation=d.saturation,
-        explains_y=d.explains_y,
-        message=row.message or "; ".join(d.sentences() if row.kind in ("last", "stopped") else []),
-    )
-
-
-def trace_columns(trace: Trace, std: float | None) -> dict[str, list[float]]:
-    """Returns one image's trace as columns: step, loss, residual and residual / noise."""
-    residual = trace.residual.double()
-    ratio = residual / std if std is not None else torch.full_like(residual, math.nan)
-    return {
-        "step": list(range(1, len(residual) + 1)),
-        "loss": trace.loss.double().tolist(),
-        "residual": residual.tolist(),
-        "residual_to_noise": ratio.tolist(),
-    }

@@ -56,7 +56,7 @@ def join_team(device: str) -> Team:
         device: "auto", or a torch device.
 
     Raises:
-        ValueError: If the device is unknown, not here, or not one that several processes can share.
+        ValueError: If the device is unknown, not here, or cannot be shared by several processes.
         RuntimeError: If the processes do not find each other.
     """
     chosen, size = choose_device(device), int(os.environ.get("WORLD_SIZE", "1"))

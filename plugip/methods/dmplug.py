@@ -55,7 +55,7 @@ class DMPlug:
     1.
     """
 
-    iterations: int = 100
+    iterations: int = 250
     generator: Generator = field(default_factory=Generator)
     solver: AnySolver = field(default_factory=LBFGS)
     start: Start = field(default_factory=ZeroStart)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from plugip.path import SIGNED, DiscretePath, Path, Prediction, ValueRange, to_x0
-from plugip.prior import Prior
-from plugip.priors.declaration import declare
+from plugip.path import SIGNED, UNIT, DiscretePath, Path, Prediction, ValueRange, to_x0
+from plugip.priors.declaration import PATHS, declare
+from plugip.priors.probe import NetworkPrior
 from plugip.priors.probe import probe as run_probe
 from plugip.priors.weights import find_folder, load_unet
 
 
-class DiffusersUNet(Prior):
+class DiffusersUNet(NetworkPrior):
     """Serves a diffusers ``UNet2DModel`` as a prior; the weights are frozen.
 
     The network's time input is the training index on a ``DiscretePath``, and ``time_scale`` * t on
@@ -25,7 +25,7 @@ class DiffusersUNet(Prior):
         net: The network; its config gives channels and size.
         path: Noise path that it was trained on.
         prediction: What its output means.
-        value_range: Range of its clean images.
+        value_range: Range of its clean images; None for latents without one.
         space_to_depth: Side s of the pixel blocks that the network sees as channels; its states
             are h = pixel_unshuffle(x, s), (s² C, H / s, W / s).
         time_scale: Factor from t to the time input; unused on a ``DiscretePath``.
@@ -38,14 +38,12 @@ class DiffusersUNet(Prior):
             fit neither a prediction nor the blocks.
     """
 
-    value_range: ValueRange
-
     def __init__(
         self,
         net: nn.Module,
         path: Path,
         prediction: Prediction,
-        value_range: ValueRange = SIGNED,
+        value_range: ValueRange | None = SIGNED,
         space_to_depth: int = 1,
         time_scale: float = 1000.0,
     ) -> None:
@@ -132,15 +130,36 @@ class DiffusersUNet(Prior):
         return t * self.time_scale
 
     def decode(self, h: Tensor) -> Tensor:
-        return super().decode(F.pixel_shuffle(h, self.space_to_depth))
+        return super().decode(pixel_shuffle(h, self.space_to_depth))
 
     def encode(self, x: Tensor) -> Tensor:
-        return F.pixel_unshuffle(super().encode(x), self.space_to_depth)
+        return pixel_unshuffle(super().encode(x), self.space_to_depth)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         s = self.space_to_depth
         return (self.shape[0] // s**2, self.shape[1] * s, self.shape[2] * s)
+
+    def variants(self) -> Iterator[tuple[str, DiffusersUNet]]:
+        own = (self.path, self.prediction)
+        for bounds in (SIGNED, UNIT, ValueRange(0, 255)):
+            if bounds != self.value_range:
+                text = f"value_range=[{bounds.low:g}, {bounds.high:g}]"
+                yield text, self._reread(*own, bounds, self.time_scale)
+        for scale in (1000.0, 1.0):
+            yield f"time_scale={scale:g}", self._reread(*own, self.value_range, scale)
+        for name, make in PATHS.items():
+            for scale in (1000.0,) if name == "ddpm" else (1000.0, 1.0):
+                text = f"path={name}" if name == "ddpm" else f"path={name}, time_scale={scale:g}"
+                yield text, self._reread(make(), self.prediction, self.value_range, scale)
+
+    def predicting(self, prediction: Prediction) -> DiffusersUNet:
+        return self._reread(self.path, prediction, self.value_range, self.time_scale)
+
+    def _reread(
+        self, path: Path, prediction: Prediction, bounds: ValueRange | None, scale: float
+    ) -> DiffusersUNet:
+        return DiffusersUNet(self.net, path, prediction, bounds, self.space_to_depth, scale)
 
 
 def _state_shape(net: Any, blocks: int) -> tuple[int, ...]:
@@ -156,7 +175,9 @@ def _state_shape(net: Any, blocks: int) -> tuple[int, ...]:
             f"learned variance; this network has {outputs}"
         )
     if blocks < 1 or channels % blocks**2:
-        raise ValueError(f"space_to_depth {blocks} does not divide {channels} channels into blocks")
+        raise ValueError(
+            f"space_to_depth {blocks} does not divide {channels} channels into blocks"
+        )
     size = config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     return (channels, height, width)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Picture file, heading, and the rows whose score stands under it, the first that exists.
 COLUMNS = (
     ("truth", "truth", ()),
-    ("measurement", "measurement", ()),
+    ("measurement", "measurement", ("input",)),
     ("input", "bicubic", ("input",)),
     ("answer", "reconstruction", ("stopped", "last")),
 )
@@ -67,15 +67,19 @@ def curves(strips: list[Strip], title: str) -> bytes:
     left, right = figure.subplots(1, 2)
     traces = [read_csv(strip.trace) for strip in strips]
     known = not all(np.isnan(t["residual_to_noise"]).all() for t in traces)
-    column, label = ("residual_to_noise", "residual / noise") if known else ("residual", "residual")
+    column = "residual_to_noise" if known else "residual"
     for i, (strip, trace) in enumerate(zip(strips, traces, strict=True)):
         style = {"color": _LINES[i % 4], "lw": 1.4, "ls": "-" if i < 4 else "--"}
         left.plot(trace["step"], trace["loss"], label=_short(strip.id), **style)
         right.plot(trace["step"], trace[column], **style)
     if known:
         right.axhline(1, color=_MUTED, lw=1, ls=":")
-        right.annotate("noise", (1, 1), ("axes fraction", "data"), color=_MUTED, fontsize=8, va="bottom")
-    for ax, name, values in ((left, "loss", "loss"), (right, label, column)):
+        place = {"transform": right.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+        right.text(1, 1, "noise floor", color=_MUTED, fontsize=8, **place)
+    for ax, name, values in (
+        (left, "loss", "loss"),
+        (right, column.replace("_to_", " / "), column),
+    ):
         _dress(ax, name, all(v > 0 for t in traces for v in t[values]))
     left.legend(fontsize=7, frameon=False)
     figure.suptitle(title, fontsize=11, color=_INK)
@@ -100,7 +104,10 @@ def _panel(ax: Axes, strip: Strip, name: str, kinds: tuple[str, ...]) -> None:
         pixels = np.asarray(picture.convert("RGB"))
     ax.imshow(pixels, interpolation="nearest")
     h, w = pixels.shape[:2]
-    ax.set_xlabel(_score(strip, kinds) or f"{w} x {h}", fontsize=10, color=_INK)
+    # The baseline's score stands under its own picture; without one, y itself was scored.
+    scored = name != "measurement" or "input" not in strip.pictures
+    label = (scored and _score(strip, kinds)) or f"{w} x {h}"
+    ax.set_xlabel(label, fontsize=10, color=_INK)
 
 
 def _picture(strip: Strip, name: str) -> Path | None:
@@ -131,12 +138,19 @@ def _score(strip: Strip, kinds: tuple[str, ...]) -> str:
 
 
 def _dress(ax: Axes, name: str, positive: bool) -> None:
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
     ax.set_xlabel("step", fontsize=9, color=_MUTED)
     ax.set_title(name, fontsize=10, color=_INK)
-    ax.set_yscale("log" if positive else "linear")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if positive:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter("{x:g}")
+        low, high = ax.get_ylim()
+        ax.yaxis.set_minor_formatter("{x:g}" if high < 20 * low else NullFormatter())
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#e5e5e5", lw=0.6)
-    ax.tick_params(labelsize=8, colors=_MUTED)
+    ax.tick_params(which="both", labelsize=8, colors=_MUTED)
 
 
 def _short(image_id: str) -> str:

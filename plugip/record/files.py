@@ -20,8 +20,8 @@ from torch import Tensor
 from plugip.data import to_uint
 
 _REASONS = {
-    errno.ENOSPC: "no space is left there; free some",
-    errno.EDQUOT: "your quota is used up; free some space",
+    errno.ENOSPC: "no space is left there",
+    errno.EDQUOT: "your quota is used up",
     errno.EROFS: "it is read-only",
     errno.EACCES: "you may not write there",
     errno.EPERM: "you may not write there",
@@ -153,5 +153,5 @@ def _forget(path: Path) -> None:
 def _cannot_write(path: Path, error: OSError) -> RecordError:
     reason = _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
     return RecordError(
-        f"cannot write to {path.parent}: {reason}, or choose another folder with output.folder=..."
+        f"cannot write to {path.parent}: {reason}; choose another folder with output.folder=..."
     )

@@ -56,8 +56,8 @@ class Record:
         known = next((r["prior_sha256"] for r in runs if r.get("prior_sha256")), weights)
         if weights and known != weights:
             raise ValueError(
-                f"{self.folder} holds results of a prior with other weights (sha256 {known[:8]} there, "
-                f"{weights[:8]} now); choose another output.folder"
+                f"{self.folder} holds results of a prior with other weights (sha256 {known[:8]} "
+                f"there, {weights[:8]} now); choose another output.folder"
             )
         self._provenance = [*runs, provenance.describe(device, weights)]
         text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
@@ -74,7 +74,7 @@ class Record:
     def write_parts(self, parts: Parts) -> None:
         """Writes one image's files; rows.json comes last and marks the others as whole."""
         folder = f"images/{safe_name(parts.id)}"
-        (self.folder / folder / "rows.json").unlink(missing_ok=True)
+        self._clear(self.folder / folder)
         for name, x in parts.pictures.items():
             self._write(f"{folder}/{name}.png", png_bytes(x, self.bits))
             if x.shape[0] not in (1, 3):
@@ -91,6 +91,12 @@ class Record:
             "rows": [asdict(row) for row in parts.rows],
         }
         self._write(f"{folder}/rows.json", json_bytes(saved, indent=1))
+
+    def _clear(self, folder: Path) -> None:
+        """Removes an earlier try, the finished marker first."""
+        (folder / "rows.json").unlink(missing_ok=True)
+        for old in folder.glob("*.*"):
+            old.unlink()
 
     def rows(self, ids: Sequence[str]) -> list[Row]:
         """Returns the saved rows of these images, in this order."""
@@ -140,8 +146,12 @@ class Record:
         except FileNotFoundError:
             return
         except NotADirectoryError:
-            raise RecordError(f"{self.folder} is inside a file; choose another output.folder") from None
-        difference = first_difference(old, self.config) if isinstance(old, dict) else "it is damaged"
+            raise RecordError(
+                f"{self.folder} lies below a file; choose another output.folder"
+            ) from None
+        difference = (
+            first_difference(old, self.config) if isinstance(old, dict) else "it is damaged"
+        )
         if difference:
             raise ValueError(
                 f"{self.folder} holds results of other settings: {difference}; "

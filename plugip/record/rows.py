@@ -57,7 +57,7 @@ class Parts:
         id: The image.
         digest: sha256 of its file; another file under the same name is solved again.
         rows: Its rows; it counts as finished if all are "ok".
-        pictures: Images (C, H, W) in [-1, 1] by name: truth, measurement, input, reconstruction, ...
+        pictures: Images (C, H, W) in [-1, 1] by name: truth, measurement, reconstruction, ...
         y: The exact measurement, (*Y).
         view: How ``pictures["measurement"]`` shows y, if not as it is.
         trace: Columns of the trace by name, of equal length.

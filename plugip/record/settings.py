@@ -30,7 +30,7 @@ def run_hash(config: dict[str, Any]) -> str:
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """Returns the first setting in which two configs differ, with both values; None if none does."""
+    """Returns the first setting in which two configs differ, and both values; None if equal."""
     before, after = settings(old), settings(new)
     for key in [*after, *(k for k in before if k not in after)]:
         if before.get(key) != after.get(key) or (key in before) != (key in after):

@@ -18,6 +18,9 @@ Outcome = tuple[bool, str]
 def check_operator(operator: Operator, x_shape: tuple[int, ...] = (3, 3, 32, 32)) -> Report:
     """Checks an operator in float64 on the CPU; the operator itself is copied, not changed.
 
+    Inner products are real, Re <a, b>, so images and measurements may be complex. Images are
+    complex where ``operator.complex_domain`` says so.
+
     Args:
         operator: The operator; what is random in it is realised with three image ids.
         x_shape: Shape of a batch of images that it can take, (B, *X) with B >= 2.
@@ -27,7 +30,7 @@ def check_operator(operator: Operator, x_shape: tuple[int, ...] = (3, 3, 32, 32)
     """
     ids = [f"image-{i}" for i in range(x_shape[0])]
     report = Report(f"operator {type(operator).__name__} on images {x_shape}")
-    x = random_images(x_shape, "x")
+    x = _images(operator, x_shape, "x")
     try:
         a = copy.deepcopy(operator).cpu().realise(Rng(0, "check", ids), x_shape).double()
         y = a(x)
@@ -51,9 +54,12 @@ def check_operator(operator: Operator, x_shape: tuple[int, ...] = (3, 3, 32, 32)
 
 
 def _check_linear(report: Report, a: LinearOperator, x: Tensor, y: Tensor) -> None:
-    other = random_images(tuple(x.shape), "other x")
-    w = random_images(tuple(y.shape), "w").to(y.dtype)
-    report.run("linear", lambda: close(a(2 * x - 3 * other), 2 * y - 3 * a(other), 1e-10))
+    other = _images(a, tuple(x.shape), "other x")
+    factor = 2 + 1j if a.complex_domain else 2
+    w = _random_like(y, "w")
+    report.run(
+        "linear", lambda: close(a(factor * x - 3 * other), factor * y - 3 * a(other), 1e-10)
+    )
     report.run("adjoint (dot product)", lambda: _dot_test(y, w, x, a.adjoint(w)))
     report.run("solve_normal", lambda: _solve_test(a, x))
 
@@ -68,6 +74,21 @@ def _check_spectral(report: Report, a: SpectralOperator, x: Tensor, y: Tensor) -
         lambda: (bool((factors.s >= 0).all()), f"max {factors.s.max():.4g}"),
     )
     report.run("Penrose: A A+ A = A (kept values)", lambda: _penrose(a, y))
+
+
+def _images(a: Operator, x_shape: tuple[int, ...], purpose: str) -> Tensor:
+    x = random_images(x_shape, purpose)
+    return torch.complex(x, random_images(x_shape, f"{purpose}, imag")) if a.complex_domain else x
+
+
+def _random_like(y: Tensor, purpose: str) -> Tensor:
+    """Random values of the shape of y, with an imaginary part where y has one."""
+    w = random_images(tuple(y.shape), purpose)
+    return (
+        torch.complex(w, random_images(tuple(y.shape), f"{purpose}, imag"))
+        if y.is_complex()
+        else w.to(y.dtype)
+    )
 
 
 def _energy(coefficients: Tensor) -> Tensor:
@@ -98,21 +119,21 @@ def _announces(a: Operator, y: Tensor, x_shape: tuple[int, ...]) -> Outcome:
 
 
 def _keeps_dtype(a: Operator, x: Tensor) -> Outcome:
-    single = copy.deepcopy(a).float()(x.float())
+    single = copy.deepcopy(a).float()(x.to(torch.complex64 if x.is_complex() else torch.float32))
     return single.real.dtype == torch.float32, f"float32 in, {single.dtype} out"
 
 
 def _gradient(a: Operator, x: Tensor) -> Outcome:
-    w = random_images(tuple(a(x).shape), "cotangent")
+    w = _random_like(a(x), "cotangent")
+    at = torch.view_as_real(x) if x.is_complex() else x
 
     def scalar(v: Tensor) -> Tensor:
-        y = a(v)
-        return (y * w.to(y.dtype)).real.sum() if y.is_complex() else (y * w).sum()
+        return dot(w, a(torch.view_as_complex(v) if x.is_complex() else v)).sum()
 
     with torch.enable_grad():
-        leaf = x.clone().requires_grad_()
+        leaf = at.clone().requires_grad_()
         (grad,) = torch.autograd.grad(scalar(leaf), leaf)
-    return directional(scalar, x, grad)
+    return directional(scalar, at, grad)
 
 
 def _never_detaches(a: Operator, x: Tensor) -> Outcome:
@@ -122,6 +143,9 @@ def _never_detaches(a: Operator, x: Tensor) -> Outcome:
 
 
 def _dot_test(y: Tensor, w: Tensor, x: Tensor, back: Tensor) -> Outcome:
+    if (back.shape, back.is_complex()) != (x.shape, x.is_complex()):
+        kind = "complex" if back.is_complex() else "real"
+        return False, f"A*w is {kind} of shape {tuple(back.shape)}, unlike x {tuple(x.shape)}"
     left, right = dot(y, w), dot(x, back)
     size = float((y.flatten(1).norm(dim=1) * w.flatten(1).norm(dim=1)).max())
     gap = float((left - right).abs().max()) / max(size, 1e-30)

@@ -1,0 +1,64 @@
+"""What a run says on the terminal: one line before, a small table and the diagnostics after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from plugip.experiment import Experiment, Summary
+    from plugip.record import Row
+
+
+def opening(experiment: Experiment) -> str:
+    """Returns one line that says what is about to happen."""
+    from plugip.stopping import Stopped
+
+    method = experiment.method
+    name = type(method.method if isinstance(method, Stopped) else method).__name__
+    count = len(experiment.data.items())
+    images = f"{count} image{'s' if count != 1 else ''}"
+    operator, prior = type(experiment.operator).__name__, type(experiment.prior).__name__
+    return f"plugip: {images}, {operator}, {name}, {prior} -> {experiment.record.folder}"
+
+
+def closing(summary: Summary) -> str:
+    """Returns scores, diagnostics, what failed, and where the figure is."""
+    lines = []
+    if summary.skipped:
+        lines.append(f"{len(summary.skipped)} finished before and not solved again")
+    lines += _table([row for row in summary.rows if row.status != "failed"])
+    said = {row.id: row.message for row in summary.rows if row.kind in ("last", "stopped")}
+    lines += [f"{i}: {message}" for i, message in list(said.items())[:8] if message]
+    lines += [f"{i} failed: {message}" for i, message in summary.failed.items()]
+    lines += [text for text in summary.conventions.values() if "not available" in text]
+    if summary.interrupted:
+        lines.append("interrupted; the same command goes on from here")
+    figure = summary.folder / "figure.png"
+    lines.append(f"figure: {figure}" if figure.is_file() else f"results: {summary.folder}")
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return []
+    names = list(dict.fromkeys(n for row in rows for n, v in row.metrics.items() if v is not None))
+    head = ["image", "kind", *names, "residual/noise", "seconds"]
+    cells = [
+        [row.id, row.kind]
+        + [_number(row.metrics.get(name)) for name in names]
+        + [_number(row.residual_to_noise), _number(row.seconds, 1)]
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
+    return [
+        "  ".join(
+            c.ljust(w) if i < 2 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in [head, *cells]
+    ]
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

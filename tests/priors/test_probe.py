@@ -1,0 +1,136 @@
+"""The probe: faces64 as declared passes, every wrong declaration is refused and corrected."""
+
+import pytest
+import torch
+from torch import nn
+
+from plugip.path import (
+    SIGNED,
+    UNIT,
+    DiscretePath,
+    FlowPath,
+    Prediction,
+    ValueRange,
+    VPPath,
+    from_x0,
+)
+from plugip.prior import Prior, probe_signal
+from plugip.priors import DiffusersUNet, GaussianPrior, ProbeError
+from plugip.priors.probe import probe
+
+BYTES = ValueRange(0, 255)
+
+
+def declared(
+    net,
+    prediction=Prediction.VELOCITY,
+    path=None,
+    value_range=SIGNED,
+    time_scale=1000.0,
+):
+    return DiffusersUNet(net, path or FlowPath(), prediction, value_range, 2, time_scale)
+
+
+class Converted(nn.Module):
+    """faces64 as a network of another path, prediction and range, by exact algebra."""
+
+    def __init__(self, base, path, prediction, value_range):
+        super().__init__()
+        self.base, self.path, self.prediction, self.bounds = base, path, prediction, value_range
+        self.config = base.net.config
+
+    def forward(self, x, time, return_dict):
+        discrete = isinstance(self.path, DiscretePath)
+        t = (time + 1) / 1000 if discrete else time / 1000
+        alpha, sigma = self.path.coefficients(t, x)
+        half, middle = (
+            (self.bounds.high - self.bounds.low) / 2,
+            (self.bounds.high + self.bounds.low) / 2,
+        )
+        level = sigma / half
+        flow_time = (level / (alpha + level)).reshape(-1).expand(len(x))
+        h = self.base((x - alpha * middle) / half / (alpha + level), flow_time)
+        return (from_x0(self.prediction, half * h + middle, x, alpha, sigma),)
+
+
+def test_the_right_declaration_passes_and_is_not_counted(faces):
+    probe(faces)
+    assert faces.counter.nfe == faces.counter.vjps == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        ({"prediction": Prediction.EPS}, "prediction=velocity"),
+        ({"prediction": Prediction.X0}, "prediction=velocity"),
+        ({"prediction": Prediction.V}, "prediction=velocity"),
+        ({"prediction": Prediction.SCORE}, "prediction=velocity"),
+        ({"path": VPPath()}, "path=flow"),
+        ({"path": DiscretePath.linear()}, "path=flow"),
+        ({"time_scale": 1.0}, "time_scale=1000"),
+        ({"value_range": UNIT}, r"value_range=\[-1, 1\]"),
+        ({"value_range": BYTES}, r"value_range=\[-1, 1\]"),
+        (
+            {"prediction": Prediction.EPS, "path": DiscretePath.linear()},
+            "prediction=velocity, path=flow",
+        ),
+    ],
+)
+def test_wrong_declarations_are_refused_and_corrected(faces, wrong, advice):
+    with pytest.raises(ProbeError, match=f"it passes with {advice}"):
+        probe(declared(faces.net, **wrong))
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        (FlowPath(), Prediction.VELOCITY, UNIT),
+        (FlowPath(), Prediction.VELOCITY, BYTES),
+        (DiscretePath.linear(), Prediction.EPS, SIGNED),
+        (DiscretePath.linear(), Prediction.EPS, UNIT),
+    ],
+)
+def test_networks_of_other_kinds(faces, truth):
+    path, prediction, bounds = truth
+    net = Converted(faces, path, prediction, bounds)
+    probe(declared(net, prediction, path, bounds))
+    wrong = SIGNED if bounds is not SIGNED else UNIT
+    advice = rf"value_range=\[{bounds.low:g}, {bounds.high:g}\]"
+    with pytest.raises(ProbeError, match=f"it passes with {advice}"):
+        probe(declared(net, prediction, path, wrong))
+
+
+def test_a_diffusion_network_is_not_a_flow(faces):
+    net = Converted(faces, DiscretePath.linear(), Prediction.EPS, SIGNED)
+    with pytest.raises(ProbeError, match="it passes with path=ddpm"):
+        probe(declared(net, Prediction.EPS, FlowPath()))
+
+
+@pytest.mark.parametrize("prediction", list(Prediction))
+def test_untrained_networks_are_refused(unet, prediction):
+    prior = DiffusersUNet(unet(seed=1), FlowPath(), prediction)
+    with pytest.raises(ProbeError, match="not the weights of a trained denoiser"):
+        probe(prior)
+
+
+def test_a_picture_of_the_user_is_taken(faces):
+    probe(faces, picture=probe_signal(faces.image_shape).flip(3))
+
+
+class Broken(Prior):
+    """An exact prior whose answer is spoilt."""
+
+    def __init__(self, spoil):
+        super().__init__()
+        self.base, self.spoil = GaussianPrior(torch.zeros(3, 8, 8), 0.3), spoil
+        self.shape, self.path, self.value_range = (3, 8, 8), FlowPath(), SIGNED
+
+    def forward(self, x_t, t):
+        return self.spoil(self.base(x_t, t))
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x * torch.nan, lambda x: x + 5])
+def test_priors_that_do_worse_than_nothing_are_refused(spoil):
+    probe(Broken(lambda x: x))
+    with pytest.raises(ProbeError, match="of the noise in a known picture"):
+        probe(Broken(spoil))

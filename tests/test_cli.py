@@ -1,0 +1,348 @@
+"""The commands: composing, refusing, running, resuming, several processes."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plugip import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+LAB = Path(__file__).resolve().parent / "lab"
+PLUGS = ["prior=plain", "method=descent", "trusted=[mylab]", "metrics=fast"]
+COMMAND = ["--config-dir", "conf", *PLUGS, "data.size=16"]
+VARYING = ("seconds", "peak_memory", "nfe", "vjps")
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A working folder with a researcher's own module and configs, and three photographs."""
+    (tmp_path / "mylab.py").write_text((LAB / "mylab.py").read_text())
+    for file in LAB.glob("conf/*/*.yaml"):
+        copy = tmp_path / file.relative_to(LAB)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(file.read_text())
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(60, 200, (5, 5, 3), dtype=np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).resize((20, 20), 3).save(tmp_path / f"photos/{seed}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    logging.getLogger().handlers.clear()  # Hydra's write to a stream that pytest closes
+    sys.modules.pop("mylab", None)
+
+
+@pytest.fixture
+def run(lab, monkeypatch, capsys):
+    """Runs a command in this process; returns exit code, stdout and stderr."""
+
+    def run(*words, command=cli.main):
+        monkeypatch.setattr(sys, "argv", ["plugip", *words])
+        try:
+            command()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def environment():
+    names = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return os.environ | names | {"PYTHONPATH": str(ROOT)}
+
+
+def start(*words, launcher=("-m", "plugip")):
+    return subprocess.Popen(
+        [sys.executable, *launcher, *words],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def rows(folder):
+    """Rows of a run by (id, kind), without what may differ between runs."""
+    lines = (Path(folder) / "scores.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return {(r["id"], r["kind"]): {k: v for k, v in r.items() if k not in VARYING} for r in found}
+
+
+# answering at once
+
+
+def test_the_command_line_needs_no_torch():
+    code = "import sys, plugip.cli; print({'torch', 'diffusers', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_help_lists_the_groups_and_the_users_own(run):
+    code, out, _ = run("--config-dir", "conf", "--help")
+    assert code == 0
+    assert "task: denoise, gaussian_deblur" in out and "method: descent, dmplug" in out
+
+
+def test_cfg_shows_one_part(run):
+    code, out, _ = run(*COMMAND, "task=denoise", "--cfg", "job", "--package", "operator")
+    assert code == 0 and "plugip.operators.Denoise" in out
+
+
+# composing
+
+
+@pytest.mark.parametrize("task", sorted(p.stem for p in (ROOT / "conf/task").glob("*.yaml")))
+def test_every_task_composes_with_every_method(task):
+    from plugip.build import resolved
+    from plugip.cli.compose import compose_config
+
+    for method in ("dmplug", "dps"):
+        words = [f"task={task}", f"method={method}", "prior=plain"]
+        cfg = resolved(compose_config(words, str(LAB / "conf")))
+        assert cfg["operator"]["_target_"].startswith("plugip.operators.")
+        assert cfg["noise"]["std"] == cfg["hints"]["noise"]["std"]
+        if method == "dps":
+            assert cfg["method"]["zeta"] == cfg["hints"]["dps"]["zeta"]
+
+
+def test_the_command_line_wins_over_the_task_and_the_task_over_the_default():
+    from plugip.build import resolved
+    from plugip.cli.compose import compose_config
+
+    def composed(*words):
+        return resolved(compose_config(["prior=plain", *words], str(LAB / "conf")))
+
+    assert composed("task=denoise")["noise"]["std"] == 0.2
+    assert composed("task=denoise", "noise.std=0.1")["noise"]["std"] == 0.1
+    own = composed("task=denoise", "operator=halve", "noise=unknown")
+    assert own["operator"] == {"_target_": "mylab.Halve"} and "std" not in own["noise"]
+    demo = composed("experiment=demo")
+    assert demo["operator"]["_target_"].endswith("Inpaint") and demo["method"]["iterations"] == 60
+    assert composed("experiment=demo", "task=denoise")["noise"]["std"] == 0.2
+    assert composed("data.path=[a.png,b.png]")["data"]["path"] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tsk=3"], "unknown key 'tsk'; did you mean 'task'?"),
+        (["method.stps=3"], "did you mean 'method.steps'?\nmethod has steps, lr, pause"),
+        (["task=denoize"], "did you mean 'denoise'?"),
+        (["metrics=all"], "metrics has no choice 'all'; choose from default, dmplug, fast"),
+        (["rng_seed=[1"], "cannot read 'rng_seed=[1'"),
+        (["operator=denoise,halve"], "add --multirun"),
+        (["-m", "task=denoise,nope"], "Could not find 'task/nope'"),
+        (["-m", "method.stps=3,4"], "did you mean 'method.steps'?"),
+    ],
+)
+def test_configs_that_do_not_compose_are_refused_in_one_block(run, words, said):
+    code, out, err = run(*COMMAND, *words)
+    assert code == 1 and said in err and "Traceback" not in err and out == ""
+
+
+def test_a_config_folder_that_is_missing_is_named(run):
+    code, _, err = run("--config-dir", "nope", "--cfg", "job")
+    assert code == 1 and "nope" in err
+    code, _, err = run("--config-dir", "nope", "prior=plain")
+    assert (code, err) == (1, "plugip: --config-dir nope is not a folder\n")
+
+
+# bad input: one sentence, before any solving
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["device=gpu"], "unknown device 'gpu'; use auto, cpu, cuda or cuda:0"),
+        (["data.path=nope/"], "nope does not exist"),
+        (["data=folder"], "data.path has no default; give it: data.path=..."),
+        (["measurement=nope.png"], "nope.png does not exist"),
+        (["threads=0"], "threads must be a whole number of at least 1, got 0"),
+        (["batch_size=0"], "batch_size must be at least 1, or null, got 0"),
+        (["output.bits=12"], "output.bits must be 8 or 16, got 12"),
+        (["output.folder=mylab.py"], "cannot write to mylab.py"),
+        (["output.folder=mylab.py/run"], "lies below a file"),
+        (["trusted=[]"], "mylab.Descent is not trusted"),
+        (["noise.std=-1"], "noise std must be positive and finite, got -1"),
+        (["+method.nope=1"], "Descent has no argument 'nope'; it takes steps, lr, pause"),
+        (["operator=gaussian_blur"], "GaussianBlur"),
+    ],
+)
+def test_bad_input_is_one_sentence(run, words, said):
+    code, out, err = run(*COMMAND, *words)
+    assert code == 1 and said in err and "Traceback" not in err
+    assert err.startswith("plugip: ") and err.count("\n") == 1
+    assert not list(Path().glob("runs/*/images"))
+
+
+def test_debug_shows_the_traceback(run):
+    with pytest.raises(ValueError, match="unknown device"):
+        cfg = cli.compose_config([*PLUGS, "device=gpu", "debug=true"], "conf")
+        cli._job(cfg)
+
+
+def test_a_surprise_is_named_as_one():
+    try:
+        int("x")
+    except ValueError as error:
+        assert "(ValueError; debug=true shows where)" in cli._sentence(error)
+
+
+# running
+
+
+def test_own_operator_prior_and_method_plug_in_and_the_run_resumes(run):
+    words = [*COMMAND, "operator=halve", "data.path=photos/"]
+    code, out, err = run(*words)
+    assert (code, err) == (0, "")
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("super_resolution_descent_")
+    assert "3 images, Halve, Descent, Plain" in out
+    assert f"figure: {folder}/figure.png" in out and "psnr" in out
+    before = rows(folder)
+    code, out, _ = run(*words, "threads=1", "batch_size=2")
+    assert code == 0 and "3 finished before and not solved again" in out
+    assert rows(folder) == before and len(list(Path("runs").iterdir())) == 1
+    assert {p.name for p in Path().iterdir()} == {"conf", "mylab.py", "photos", "runs"}
+
+
+def test_options_may_stand_anywhere(run):
+    code, out, _ = run("task=denoise", *COMMAND, "--cfg", "job")
+    assert code == 0 and "plugip.operators.Denoise" in out
+
+
+def test_a_folder_of_ones_own_is_used_and_guarded(run):
+    assert run(*COMMAND, "output.folder=here")[0] == 0
+    assert (Path("here") / "figure.png").is_file() and not Path("runs").exists()
+    code, _, err = run(*COMMAND, "output.folder=here", "method.lr=0.4")
+    assert code == 1 and "method.lr is 0.5 there and 0.4 now" in err
+
+
+def test_a_failed_image_is_told_and_the_exit_status_says_so(run):
+    Path("photos/broken.png").write_text("no picture")
+    code, out, _ = run(*COMMAND, "data.path=photos/")
+    assert code == 1 and "broken.png failed: " in out and "2.png" in out
+
+
+def test_a_real_measurement(run):
+    Image.new("RGB", (4, 4), (90, 120, 150)).save("small.png")
+    code, out, _ = run(*COMMAND, "measurement=small.png", "data=folder")
+    assert code == 0 and "psnr" not in out and "small.png  last" in out
+    Image.new("RGB", (5, 4)).save("odd.png")
+    code, out, _ = run(*COMMAND, "measurement=odd.png")
+    assert code == 1 and "y has shape (1, 3, 4, 5)" in out
+
+
+def test_a_stopping_rule_from_the_command_line(run):
+    code, out, _ = run(*COMMAND, "stopping=best_loss", "halt=false")
+    assert code == 0 and "stopped" in out
+
+
+def test_a_multirun_runs_every_combination_each_in_its_folder(run):
+    words = [*COMMAND, "task=glob(*deblur),denoise", "operator=halve", "output.folder=all"]
+    code, out, _ = run("-m", *COMMAND, "task=glob(inpaint*)", "noise.std=0.01,0.02", *words[-1:])
+    names = sorted(p.name.rpartition("_")[0] for p in Path("all").iterdir())
+    assert code == 0 and out.count("figure: ") == 4
+    assert names == ["inpaint_box_descent"] * 2 + ["inpaint_random_descent"] * 2
+
+
+def test_a_job_that_fails_does_not_stop_a_multirun(run):
+    code, out, err = run("-m", *COMMAND, "noise.std=-1,0.01")
+    assert code == 1 and "noise std must be positive" in err and out.count("figure: ") == 1
+
+
+def test_ctrl_c_ends_with_130(run, monkeypatch):
+    from plugip.experiment import Experiment
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Experiment, "run", interrupt)
+    assert run("-m", *COMMAND, "rng_seed=0,1")[0] == 130
+
+
+# plugip-check
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["operator=halve"], "operator Halve"),
+        (["method=descent"], "method Descent"),
+        (["prior=plain"], "prior Plain"),
+    ],
+)
+def test_check_prints_a_report(run, words, said):
+    code, out, err = run("--config-dir", "conf", "trusted=[mylab]", *words, command=cli.check)
+    assert said in out and "checks" in out and err == ""
+    assert code == (0 if "all checks passed" in out else 1)
+
+
+def test_check_without_a_subject_says_how(run):
+    code, out, _ = run(command=cli.check)
+    assert code == 1 and "plugip-check operator=NAME" in out
+    code, _, err = run("operator=nope", command=cli.check)
+    assert code == 1 and "operator has no choice 'nope'" in err
+
+
+# other processes
+
+
+@pytest.fixture
+def reference(run):
+    """Rows of an undisturbed run of three photographs."""
+    assert run(*COMMAND, "data.path=photos/", "output.folder=whole")[0] == 0
+    return rows("whole")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(reference, run):
+    words = [*COMMAND, "data.path=photos/", "output.folder=cut"]
+    # The pause is no setting of the result, but it is hashed: so slow down from outside.
+    slow = Path("slow.py")
+    slow.write_text(
+        "import time, mylab\n"
+        "step = mylab.Descent.step\n"
+        "def slower(self, *rest):\n    time.sleep(0.2)\n    return step(self, *rest)\n"
+        "mylab.Descent.step = slower\n"
+        "from plugip.cli import main\nmain()\n"
+    )
+    process = start(*words, launcher=("slow.py",))
+    deadline = time.monotonic() + 60
+    while not Path("cut/images/0.png/rows.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not Path("cut/images/2.png/rows.json").exists()
+    code, out, _ = run(*words)
+    assert code == 0 and "finished before and not solved again" in out
+    assert rows("cut") == reference
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_rows_of_one(reference):
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "plugip")
+    process = start(*COMMAND, "data.path=photos/", "output.folder=two", launcher=launcher)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.count("figure: ") == 1
+    assert rows("two") == reference
+
+
+@pytest.mark.slow
+def test_ctrl_c_writes_what_is_there():
+    pass
