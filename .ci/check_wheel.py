@@ -20,7 +20,7 @@ KINDS = (
     "conf/*.yaml",
     "operators/*.py",
     "plugip/assets/*.png",
-    "plugip/priors/faces64/*.safetensors",
+    "plugip/assets/faces64/*.safetensors",
 )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plugip.operator import Shape, damping_like
+from plugip.linalg import damping_like
+from plugip.operator import Shape
 from plugip.operators._options import require_count
 from plugip.operators.separable import Separable
 

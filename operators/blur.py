@@ -66,7 +66,7 @@ class Blur(LinearOperator):
         origin: Origin = None,
     ) -> Blur:
         # Capabilities are types: only the circular boundary has an SVD.
-        return super().__new__(CircularBlur if cls is Blur and boundary == "circular" else cls)
+        return object.__new__(CircularBlur if cls is Blur and boundary == "circular" else cls)
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Blur(LinearOperator):
     ) -> None:
         super().__init__()
         self.boundary = require_choice(boundary, BOUNDARIES, "boundary")
-        self.flip, self.origin = flip, None if origin is None else _as_origin(origin)
+        self.flip, self.origin = flip, None if origin is None else as_origin(origin)
         given = kernel.build() if isinstance(kernel, FixedKernel) else kernel
         self.sampler = None if isinstance(given, Tensor) else _require_sampler(given)
         # Without a kernel yet, an empty one keeps the device.
@@ -119,6 +119,8 @@ class Blur(LinearOperator):
         return (*y_shape[:-2], h + rows - 1, w + columns - 1)
 
     def measurement_shape(self, x_shape: Shape) -> Shape:
+        if self.sampler is not None and self.boundary != "valid":
+            return tuple(x_shape)
         return (*x_shape[:-2], *self._geometry(x_shape).output)
 
     def realise(self, rng: Rng, x_shape: Shape) -> Blur:
@@ -139,23 +141,14 @@ class Blur(LinearOperator):
 
     def _origin(self) -> tuple[int, int]:
         rows, columns = self._size()
-        if self.origin is None:
-            if self.boundary != "valid" and (rows % 2 == 0 or columns % 2 == 0):
-                raise ValueError(
-                    f"a kernel of {rows} x {columns} taps has no middle pixel; give "
-                    f"origin=({(rows - 1) // 2}, {(columns - 1) // 2}), or another, or odd sides"
-                )
-            return rows // 2, columns // 2
-        if self.origin[0] >= rows or self.origin[1] >= columns:
-            raise ValueError(
-                f"origin must be a tap of the kernel of {rows} x {columns}, got {self.origin}"
-            )
-        return self.origin
+        if self.boundary == "valid":
+            return 0, 0  # it only says where y lies
+        return tap_origin((rows, columns), self.origin)
 
     def _geometry(self, x_shape: Shape, like: Tensor | None = None) -> Correlation:
         size, origin = self._size(), self._origin()
         if like is not None:
-            _require_precision(like, self.kernel, type(self).__name__)
+            require_precision(like, self.kernel, type(self).__name__)
         self.check_domain(x_shape)
         if self.flip:
             origin = size[0] - 1 - origin[0], size[1] - 1 - origin[1]
@@ -249,7 +242,7 @@ class MotionBlur(Blur):
         flip: bool = False,
         origin: Origin = None,
     ) -> Blur:
-        return super().__new__(cls)
+        return object.__new__(cls)
 
     def __init__(
         self,
@@ -260,11 +253,8 @@ class MotionBlur(Blur):
         origin: Origin = None,
     ) -> None:
         super().__init__(MotionKernel(size, intensity), boundary, flip, origin)
-        if size % 2 == 0 and origin is None and boundary != "valid":
-            raise ValueError(
-                f"a kernel of {size} x {size} taps has no middle pixel; give "
-                f"origin={(size - 1) // 2}, or another, or an odd size"
-            )
+        if boundary != "valid":
+            tap_origin((size, size), self.origin)
 
 
 class DefocusBlur(Blur):
@@ -288,7 +278,7 @@ class DefocusBlur(Blur):
         cls, radius: float = 3.0, size: int | None = None, boundary: str = "reflect"
     ) -> Blur:
         circular = cls is DefocusBlur and boundary == "circular"
-        return super().__new__(CircularDefocusBlur if circular else cls)
+        return object.__new__(CircularDefocusBlur if circular else cls)
 
     def __init__(
         self, radius: float = 3.0, size: int | None = None, boundary: str = "reflect"
@@ -300,7 +290,24 @@ class CircularDefocusBlur(CircularBlur, DefocusBlur):
     """What ``DefocusBlur(boundary="circular")`` gives: the same blur, with its exact SVD."""
 
 
-def _as_origin(origin: int | tuple[int, int]) -> tuple[int, int]:
+def tap_origin(size: tuple[int, int], origin: tuple[int, int] | None) -> tuple[int, int]:
+    """Returns the origin, the middle by default; a ValueError if it is no tap of the kernel."""
+    rows, columns = size
+    if origin is None and (rows % 2 == 0 or columns % 2 == 0):
+        raise ValueError(
+            f"a kernel of {rows} x {columns} taps has no middle pixel; give "
+            f"origin=({(rows - 1) // 2}, {(columns - 1) // 2}), or another, or odd sides"
+        )
+    row, column = (rows // 2, columns // 2) if origin is None else origin
+    if row >= rows or column >= columns:
+        raise ValueError(
+            f"origin must be a tap of the kernel of {rows} x {columns}, got {(row, column)}"
+        )
+    return row, column
+
+
+def as_origin(origin: int | tuple[int, int]) -> tuple[int, int]:
+    """Reads an origin as (row, column): one whole number for both, or two."""
     pair = (origin, origin) if isinstance(origin, int) else tuple(origin)
     if len(pair) != 2 or not all(isinstance(o, int) and o >= 0 for o in pair):
         raise ValueError(
@@ -330,7 +337,8 @@ def _require_kernel(kernel: Tensor) -> Tensor:
     return kernels
 
 
-def _require_precision(x: Tensor, kernel: Tensor, owner: str) -> None:
+def require_precision(x: Tensor, kernel: Tensor, owner: str) -> None:
+    """Raises one clear sentence if FFTs cannot take x, or the kernel is on another device."""
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"{owner} works in float32 or float64, got {x.dtype}; convert with x.float()"

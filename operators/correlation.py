@@ -70,16 +70,18 @@ class Correlation:
         mirrored = whole.flip(-2, -1).roll((1, 1), (-2, -1)).conj()
         return (whole + mirrored) / 2
 
-    def by_fft(self, x: Tensor, transfer: Tensor) -> Tensor:
-        """Correlates images, (..., H, W) -> (..., *output)."""
+    def by_fft(self, x: Tensor, transfer: Tensor, over: int | None = None) -> Tensor:
+        """Correlates images, to (..., *output); ``over`` names an axis to sum."""
         extended = x if self.wraps else self.extend(x)
         spectrum = torch.fft.rfft2(extended, s=self.grid) * transfer
+        spectrum = spectrum if over is None else spectrum.sum(over)
         y = torch.fft.irfft2(spectrum, s=self.grid)
         return y if self.output == self.grid else y[..., : self.output[0], : self.output[1]]
 
-    def by_fft_adjoint(self, y: Tensor, transfer: Tensor) -> Tensor:
-        """Applies the transpose of ``by_fft``, (..., *output) -> (..., H, W)."""
+    def by_fft_adjoint(self, y: Tensor, transfer: Tensor, over: int | None = None) -> Tensor:
+        """Correlates with the transpose, (..., *output) -> (..., H, W); ``over`` as above."""
         spectrum = torch.fft.rfft2(y, s=self.grid) * transfer.conj()
+        spectrum = spectrum if over is None else spectrum.sum(over)
         spread = torch.fft.irfft2(spectrum, s=self.grid)
         down, right = ((0, 0), (0, 0)) if self.wraps else self.margins
         rows, columns = self.image[0] + sum(down), self.image[1] + sum(right)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plugip.operator import Shape, SpectralOperator, damping_like
+from plugip.linalg import damping_like
+from plugip.operator import Shape, SpectralOperator
 from plugip.operators._options import require_count
 from plugip.operators.average_pool import require_divisible
 from plugip.options import require_choice

@@ -10,7 +10,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from plugip.operator import Shape, SpectralOperator, damping_like
+from plugip.linalg import damping_like
+from plugip.operator import Shape, SpectralOperator
 from plugip.options import choose
 from plugip.spectral import Spectrum
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -275,7 +276,7 @@ def legacy_motion_kernel(
 
 def as_pair(value: float | tuple[float, float], what: str) -> tuple[float, float]:
     """Reads one positive number, or two, as (down, across)."""
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    pair = tuple(value) if isinstance(value, Iterable) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"{what} must be one number or two (down, across), got {value!r}")
     return require_positive(pair[0], what), require_positive(pair[1], what)

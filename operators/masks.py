@@ -55,10 +55,34 @@ class RandomMask:
 
 
 @dataclass(frozen=True)
+class BernoulliMask:
+    """Drops each pixel with the same probability, in all channels alike; the count varies.
+
+    Args:
+        missing: Probability that a pixel is missing, in [0, 1); 0.7 in PnP-Flow.
+
+    Raises:
+        ValueError: If ``missing`` is not in [0, 1).
+
+    Source: Martin et al. 2025 (PnP-Flow).
+    """
+
+    missing: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.missing < 1:
+            raise ValueError(f"missing must lie in [0, 1), got {self.missing}")
+
+    def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
+        return (rng.uniform((1, *x_shape[-2:])) >= self.missing).float()
+
+
+@dataclass(frozen=True)
 class BoxMask:
     """Drops one box at a random place that keeps a margin to the edge.
 
-    At 256 x 256 the defaults are the published 128 x 128 box with margin 16.
+    At 256 x 256 the defaults are the published 128 x 128 box with margin 16; ``BoxMask(80, 88)``
+    is the box in the middle of PnP-Flow.
 
     Args:
         size: Side of the box in pixels, or (height, width); half of each image side by default.
@@ -97,6 +121,31 @@ class BoxMask:
                 f"pixels; need size + 2 * margin <= {side}"
             )
         return rng.integers(margin, side - margin - box + 1)
+
+
+@dataclass(frozen=True)
+class ExtremeMask:
+    """Keeps one box at a random place and drops all around it, the complement of ``BoxMask``.
+
+    Args:
+        size: Side of the kept box in pixels, or (height, width); half of each image side by
+            default.
+        margin: Least distance to the edge in pixels; a sixteenth of each image side by default.
+
+    Raises:
+        ValueError: As in ``BoxMask``.
+
+    Source: Chung et al. 2023 (DPS), code, where it is called "extreme".
+    """
+
+    size: int | tuple[int, int] | None = None
+    margin: int | None = None
+
+    def __post_init__(self) -> None:
+        BoxMask(self.size, self.margin)
+
+    def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
+        return 1 - BoxMask(self.size, self.margin).draw(rng, x_shape)
 
 
 @dataclass(frozen=True)

@@ -148,8 +148,8 @@ class MultiCoilMRI(_Cartesian, FieldOperator):
     gradients. Noise: complex Gaussian, its std counted per real component.
 
     Args:
-        maps: Sensitivities S, complex, (1|B, coils, H, W), used as they are; ``birdcage_maps`` makes
-            some. Measured ones come from ESPIRiT.
+        maps: Sensitivities S, complex, (1|B, coils, H, W), used as they are. ``birdcage_maps``
+            makes some; measured ones come from ESPIRiT.
         mask: 1 acquired, 0 not, (1|B, 1, 1|H, 1|W); or a sampler such as ``RandomLines(4)``: then
             call ``realise(rng, x_shape)`` first, which draws one mask per image.
         domain: "channels": x has two real channels. "complex": x is complex.

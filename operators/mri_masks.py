@@ -91,7 +91,7 @@ class EquispacedLines(_Undersampling):
         step = _spacing(w, low, self.acceleration) if self.exact else self.acceleration
         lines = torch.zeros(len(rng), w, dtype=torch.bool)
         for row, offset in zip(lines, rng.integers(0, max(round(step), 1)), strict=True):
-            row[torch.from_numpy(_evenly(w, offset, step))] = True
+            row[torch.from_numpy(_evenly(offset, w - 0.5, step))] = True
         return _columns(lines, _fastmri_middle(w, low), h)
 
 
@@ -209,14 +209,16 @@ def _fastmri_random(state: np.random.RandomState, w: int, r: int, centre: float)
 
 
 def _fastmri_even(state: np.random.RandomState, w: int, r: int, centre: float) -> np.ndarray:
-    even = _evenly(w, state.randint(0, round(r)), r)
+    even = _evenly(state.randint(0, r), w, r)
     return np.union1d(even, _fastmri_middle(w, round(w * centre)))
 
 
 def _fastmri_fraction(state: np.random.RandomState, w: int, r: int, centre: float) -> np.ndarray:
     low = round(w * centre)
     step = _spacing(w, low, r)
-    return np.union1d(_evenly(w, state.randint(0, round(step)), step), _fastmri_middle(w, low))
+    # The code stops one column early.
+    even = _evenly(state.randint(0, round(step)), w - 1, step)
+    return np.union1d(even, _fastmri_middle(w, low))
 
 
 def _inverse_random(state: np.random.RandomState, w: int, r: int, centre: float) -> np.ndarray:
@@ -249,10 +251,9 @@ def _inversebench_middle(w: int, centre: float) -> range:
     return range((w - low) // 2, (w + low) // 2)
 
 
-def _evenly(w: int, offset: int, step: float) -> np.ndarray:
-    """Columns offset, offset + step, ..., rounded, below w."""
-    places = np.rint(np.arange(offset, w, step)).astype(np.int64)
-    return places[places < w]
+def _evenly(offset: int, stop: float, step: float) -> np.ndarray:
+    """Returns the columns offset, offset + step, ..., below stop, rounded."""
+    return np.rint(np.arange(offset, stop, step)).astype(np.int64)
 
 
 def _chance(w: int, low: int, acceleration: float) -> float:

@@ -80,6 +80,8 @@ class Phaseless(Operator):
         field = self.linear_part(self.object_of(x))
         if self.output == "amplitude":
             return field.abs()
+        if not field.is_complex():
+            return field.square()
         return field.real.square() + field.imag.square()
 
     @property

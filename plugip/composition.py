@@ -131,14 +131,14 @@ class LinearStack(Stack, LinearOperator):
 
     def domain_shape(self, y_shape: Shape) -> Shape:
         self._shapes(1)  # refuses an unknown image shape
-        return (y_shape[0], *self.image_shape)
+        return (y_shape[0], *(self.image_shape or ()))
 
     def adjoint(self, y: Tensor) -> Tensor:
         pieces = zip(self._operators, self.split(y), strict=True)
-        return sum(part.adjoint(piece) for part, piece in pieces)
+        return torch.stack([part.adjoint(piece) for part, piece in pieces]).sum(0)
 
     def normal(self, x: Tensor) -> Tensor:
-        return sum(part.normal(x) for part in self._operators)
+        return torch.stack([part.normal(x) for part in self._operators]).sum(0)
 
 
 class Decoder(Operator):

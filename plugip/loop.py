@@ -145,9 +145,7 @@ class _Run:
         if self.info is None or not ended:
             return []
         x_hat, nfe, vjps = self._finish()
-        seed = getattr(self.method, "seed", None)
-        z = None if seed is None else seed(self.state)
-        picked = getattr(self.method, "picked_step", None)
+        z, picked = self._told("seed"), self._told("picked_step")
         steps = [self.step] * len(self.rows)
         losses, residuals = torch.cat(self.losses).cpu(), torch.cat(self.residuals).cpu()
         shared = Solution(
@@ -155,15 +153,21 @@ class _Run:
             last=self.info.x_hat,
             z=z,
             steps=steps,
-            answer_steps=steps if picked is None else picked(self.state).tolist(),
+            answer_steps=steps if picked is None else picked.tolist(),
             nfe=[nfe] * len(self.rows),
             vjps=[vjps] * len(self.rows),
             seconds=[(time.perf_counter() - self.began) / self.size] * len(self.rows),
             peak_memory=self.memory.peak(),
             trace=[Trace(losses[:, i], residuals[:, i]) for i in range(len(self.rows))],
             diagnostics=diagnose(self.problem, x_hat, z),
+            theta=self._told("theta"),
         )
         return [(self.rows[i], shared.select(i)) for i in ended]
+
+    def _told(self, name: str) -> Tensor | None:
+        """Returns what an optional function of the method says of the state, such as its seed."""
+        function = getattr(self.method, name, None)
+        return None if function is None else function(self.state)
 
     def _finish(self) -> tuple[Tensor, int, int]:
         # What `finish` costs is on the bill of the rows that end now; others will pay their own.

@@ -39,8 +39,8 @@ class Info:
 class Method(Protocol[S]):
     """A way of solving problems: a frozen dataclass of hyperparameters with three functions.
 
-    A method may also have ``iterations`` (its fixed number of steps, shown by progress bars) and
-    ``seed(state)`` (its latent seed, used for diagnostics).
+    A method may also have ``iterations`` (its fixed number of steps), and ``seed(state)`` and
+    ``theta(state)``: the latent seed of the answer, and the unknown of a blind operator.
     """
 
     def init(self, problem: Problem, rng: Rng) -> S:
@@ -72,7 +72,7 @@ class Solution:
         x_hat: The method's answer, (B, C, H, W), in [-1, 1]: the stopping rule's pick if there is
             one.
         last: The last iterate, (B, C, H, W).
-        z: Latent seed of ``last`` where the method has one, (B, ...).
+        z: Latent seed of ``x_hat`` where the method has one, (B, ...).
         steps: Steps made per image.
         answer_steps: Step of each answer: of the stopping rule's pick, 0 where it never fired.
         nfe: Forward calls of the prior per image.

@@ -220,8 +220,12 @@ class BlindOperator(Operator, Generic[Theta]):
         learning_rate_hint: Step of Adam, in the units of the free parameters, to begin with.
     """
 
-    truth: Any = None
+    truth: Any
     learning_rate_hint: float | dict[str, float]
+
+    def __init__(self, truth: Any = None) -> None:
+        super().__init__()
+        self.truth = truth
 
     @abstractmethod
     def init_theta(self, rng: Rng, like: Tensor) -> Theta:

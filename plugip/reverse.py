@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
+from plugip.linalg import where
 from plugip.options import choose
 from plugip.path import Path, ValueRange
 from plugip.prior import Prior
@@ -29,14 +30,14 @@ def uniform_grid(path: Path, steps: int) -> Tensor:
 
 def leading_grid(path: Path, steps: int) -> Tensor:
     """Returns DDIM's "leading" times: 666, 333, 0 of 1000 for three steps, then t = 0."""
-    total = path.train_steps or 1000
+    total = _training_steps(path, steps)
     indices = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (total // steps)
     return torch.cat([(indices + 1) / total, indices.new_zeros(1)])
 
 
 def trailing_grid(path: Path, steps: int) -> Tensor:
     """Returns "trailing" times: 999, 666, 332 of 1000 for three steps, then the clean image."""
-    total = path.train_steps or 1000
+    total = _training_steps(path, steps)
     counts = torch.arange(steps, 0, -1, dtype=torch.float64) * total / steps
     return torch.cat([counts.round() / total, counts.new_zeros(1)])
 
@@ -51,9 +52,20 @@ def poly7_grid(path: Path, steps: int, high: float = 80.0, low: float = 0.002) -
 
     Source: Karras et al. 2022, eq. 5 with rho = 7.
     """
+    end = torch.tensor(1.0, dtype=torch.float64)
+    high = min(high, float(path.sigma(end) / path.alpha(end)))  # the noisiest level that there is
     roots = torch.linspace(high ** (1 / 7), low ** (1 / 7), steps, dtype=torch.float64)
     levels = roots**7
     return torch.cat([path.time_of(levels / (1 + levels)).double(), levels.new_zeros(1)])
+
+
+def _training_steps(path: Path, steps: int) -> int:
+    total = path.train_steps or 1000
+    if steps > total:
+        raise ValueError(
+            f"steps must be at most {total}, the training steps of the path, got {steps}"
+        )
+    return total
 
 
 GRIDS: dict[str, Callable[[Path, int], Tensor]] = {
@@ -162,11 +174,14 @@ def heun_step(prior: Prior, x_t: Tensor, t: Tensor, s: Tensor, clip: Clip = clip
     """
     x0 = clip(prior(x_t, t), prior.value_range)
     x_s = interpolate(prior.path, x0, x_t, t, s)
-    if not bool((s > 0).all()):
+    ends = s <= 0
+    if bool(ends.all()):
         return x_s
-    x0_s = clip(prior(x_s, s), prior.value_range)
-    slope_t, slope_s = _velocity(prior.path, x0, x_t, t), _velocity(prior.path, x0_s, x_s, s)
-    return _advance(prior.path, x_t, t, s, (slope_t + slope_s) / 2)
+    # Images that end now take the Euler step; t stands in for their s, where no noise is left.
+    middle = torch.where(ends, t, s)
+    x0_s = clip(prior(x_s, middle), prior.value_range)
+    slope_t, slope_s = _velocity(prior.path, x0, x_t, t), _velocity(prior.path, x0_s, x_s, middle)
+    return where(ends, x_s, _advance(prior.path, x_t, t, s, (slope_t + slope_s) / 2))
 
 
 def midpoint_step(

@@ -44,6 +44,7 @@ class StoppedState:
     method: Any
     rule: Any
     picked: Tensor | None
+    picked_seed: Tensor | None
     picked_step: Tensor
     latest: Tensor | None
     step: int
@@ -77,7 +78,7 @@ class Stopped(Generic[S]):
         """Returns the first states of rule and method."""
         rule = self.rule.init(problem)
         step = torch.zeros(problem.batch, dtype=torch.long, device=problem.y.device)
-        return StoppedState(self.method.init(problem, rng), rule, None, step, None, 0)
+        return StoppedState(self.method.init(problem, rng), rule, None, None, step, None, 0)
 
     def step(self, problem: Problem, state: StoppedState) -> tuple[StoppedState, Info]:
         """Makes one step of the method and lets the rule judge it."""
@@ -87,10 +88,10 @@ class Stopped(Generic[S]):
                 residual = problem.residual(problem.operator(info.x_hat))
             info = Info(info.x_hat, info.loss, info.done, residual)
         rule, verdict = self.rule.update(problem, state.rule, info)
-        before = info.x_hat if state.picked is None else state.picked
-        picked = where(verdict.pick, info.x_hat, before)
+        picked = _kept(verdict.pick, info.x_hat, state.picked)
+        z = _kept(verdict.pick, self._told("seed", inner), state.picked_seed)
         at = torch.where(verdict.pick, state.step + 1, state.picked_step)
-        moved = StoppedState(inner, rule, picked, at, info.x_hat, state.step + 1)
+        moved = StoppedState(inner, rule, picked, z, at, info.x_hat, state.step + 1)
         done = info.done | verdict.stop if self.halt else info.done
         return moved, Info(info.x_hat, info.loss, done, info.residual)
 
@@ -100,9 +101,28 @@ class Stopped(Generic[S]):
             return self.method.finish(problem, state.method)
         return where(state.picked_step > 0, state.picked, state.latest)
 
+    def seed(self, state: StoppedState) -> Tensor | None:
+        """Returns the seed of each image's answer, if the method has seeds."""
+        latest = self._told("seed", state.method)
+        if latest is None or state.picked_seed is None:
+            return latest
+        return where(state.picked_step > 0, state.picked_seed, latest)
+
+    def theta(self, state: StoppedState) -> Tensor | None:
+        """Returns the method's estimate of a blind operator's unknown, if any."""
+        return self._told("theta", state.method)
+
+    def _told(self, name: str, state: Any) -> Tensor | None:
+        function = getattr(self.method, name, None)
+        return None if function is None else function(state)
+
     def picked_step(self, state: StoppedState) -> Tensor:
         """Returns the step of each image's answer, (B,); 0 where the rule never fired."""
         return state.picked_step
+
+
+def _kept(pick: Tensor, now: Tensor | None, before: Tensor | None) -> Tensor | None:
+    return now if now is None or before is None else where(pick, now, before)
 
 
 @dataclass(frozen=True)

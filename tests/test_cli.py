@@ -94,7 +94,7 @@ def test_the_command_line_needs_no_torch():
 def test_help_lists_the_groups_and_the_users_own(run):
     code, out, _ = run("--config-dir", "conf", "--help")
     assert code == 0
-    assert "task: denoise, gaussian_deblur" in out and "method: descent, dmplug" in out
+    assert "gaussian_deblur" in out and "\nmethod: descent, dmplug" in out
 
 
 def test_cfg_shows_one_part(run):
@@ -174,16 +174,16 @@ def test_a_config_folder_that_is_missing_is_named(run):
         (["threads=0"], "threads must be a whole number of at least 1, got 0"),
         (["batch_size=0"], "batch_size must be at least 1, or null, got 0"),
         (["output.bits=12"], "output.bits must be 8 or 16, got 12"),
-        (["output.folder=mylab.py"], "cannot write to mylab.py"),
+        (["output.folder=mylab.py"], "mylab.py lies below a file"),
         (["output.folder=mylab.py/run"], "lies below a file"),
         (["trusted=[]"], "mylab.Descent is not trusted"),
         (["noise.std=-1"], "noise std must be positive and finite, got -1"),
         (["+method.nope=1"], "Descent has no argument 'nope'; it takes steps, lr, pause"),
-        (["operator=gaussian_blur"], "GaussianBlur"),
+        (["operator=gaussian_blur"], "a kernel of 61 taps"),
     ],
 )
 def test_bad_input_is_one_sentence(run, words, said):
-    code, out, err = run(*COMMAND, *words)
+    code, _, err = run(*COMMAND, *words)
     assert code == 1 and said in err and "Traceback" not in err
     assert err.startswith("plugip: ") and err.count("\n") == 1
     assert not list(Path().glob("runs/*/images"))
@@ -253,8 +253,8 @@ def test_a_stopping_rule_from_the_command_line(run):
 
 
 def test_a_multirun_runs_every_combination_each_in_its_folder(run):
-    words = [*COMMAND, "task=glob(*deblur),denoise", "operator=halve", "output.folder=all"]
-    code, out, _ = run("-m", *COMMAND, "task=glob(inpaint*)", "noise.std=0.01,0.02", *words[-1:])
+    words = ["task=glob(inpaint*)", "noise.std=0.01,0.02", "output.folder=all"]
+    code, out, _ = run("-m", *COMMAND, *words)
     names = sorted(p.name.rpartition("_")[0] for p in Path("all").iterdir())
     assert code == 0 and out.count("figure: ") == 4
     assert names == ["inpaint_box_descent"] * 2 + ["inpaint_random_descent"] * 2
@@ -310,9 +310,10 @@ def reference(run):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(reference, run):
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(reference, run, end):
     words = [*COMMAND, "data.path=photos/", "output.folder=cut"]
-    # The pause is no setting of the result, but it is hashed: so slow down from outside.
+    # A pause in the config would be another setting, so the run is slowed down from outside.
     slow = Path("slow.py")
     slow.write_text(
         "import time, mylab\n"
@@ -325,9 +326,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(reference, run):
     deadline = time.monotonic() + 60
     while not Path("cut/images/0.png/rows.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    time.sleep(0.5)  # into the second image
+    process.send_signal(end)
+    process.communicate(timeout=60)
     assert not Path("cut/images/2.png/rows.json").exists()
+    if end is signal.SIGINT:
+        assert process.returncode == 130 and Path("cut/figure.png").is_file()
+        assert {row["status"] for row in rows("cut").values()} == {"ok", "interrupted"}
     code, out, _ = run(*words)
     assert code == 0 and "finished before and not solved again" in out
     assert rows("cut") == reference
@@ -335,14 +340,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(reference, run):
 
 @pytest.mark.slow
 def test_two_processes_give_the_rows_of_one(reference):
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "plugip")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    launcher = (*torchrun, "-m", "plugip")
     process = start(*COMMAND, "data.path=photos/", "output.folder=two", launcher=launcher)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out.count("figure: ") == 1
     assert rows("two") == reference
-
-
-@pytest.mark.slow
-def test_ctrl_c_writes_what_is_there():
-    pass

@@ -25,7 +25,7 @@ from plugip.problem import measure
 from plugip.record import Record, RecordError
 from plugip.reverse import Generator
 from plugip.rng import Rng
-from plugip.stopping import BestLoss, Stopped
+from plugip.stopping import Budget, Stopped
 
 SIDE = 16
 NAMES = ["a.png", "b.png", "sub/c.png", "d.png"]
@@ -80,9 +80,7 @@ def make(tmp_path, photos):
 def by_image(summary):
     """Rows without what may differ between runs, by (id, kind)."""
     rows = [asdict(row) for row in summary.rows]
-    return {
-        (r["id"], r["kind"]): {k: v for k, v in r.items() if k not in VARYING} for r in rows
-    }
+    return {(r["id"], r["kind"]): {k: v for k, v in r.items() if k not in VARYING} for r in rows}
 
 
 # the whole
@@ -331,8 +329,11 @@ def test_the_oracle_keeps_each_images_best_iterate():
 
 
 def test_a_stopping_rule_adds_a_row(make):
-    summary = make(method=Stopped(METHOD, BestLoss())).run()
+    summary = make(method=Stopped(METHOD, Budget(3), halt=False)).run()
     assert [row.kind for row in summary.rows[:4]] == ["input", "last", "stopped", "oracle"]
+    assert [row.step for row in summary.rows[1:3]] == [6, 3]
+    alone = make("alone", method=replace(METHOD, iterations=3)).run()
+    assert summary.rows[2].metrics == alone.rows[1].metrics
     assert (summary.folder / "images/a.png/stopped.png").is_file()
 
 
@@ -393,7 +394,7 @@ def test_processes_share_every_nth_image():
 
 def test_several_processes_need_a_device_for_each(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="cannot share|is not here"):
+    with pytest.raises(ValueError, match=r"cannot share|is not here"):
         join_team("cuda:0")
 
 

@@ -22,7 +22,16 @@ FLOORS = (
     {"methods", "stopping"},
     {"record", "experiment"},
 )
-BELOW_OPERATORS = {"operator", "composition", "folding", "spectral", "linalg", "rng", "options", "noise"}
+BELOW_OPERATORS = {
+    "operator",
+    "composition",
+    "folding",
+    "spectral",
+    "linalg",
+    "rng",
+    "options",
+    "noise",
+}
 
 # One door per dependency: the only rooms that may import it.
 DOORS = {

@@ -129,6 +129,13 @@ def test_budget_ends_a_run_and_answers_with_its_last_step():
     assert torch.equal(solution.x_hat, plain.x_hat)
 
 
+def test_the_seed_belongs_to_the_pick():
+    p, method = toy_problem(), DMPlug(iterations=12)
+    solution = solve(p, Stopped(method, Discrepancy(tau=3.0), halt=False))
+    x = method.generator(p.prior, solution.z).clamp(-1, 1)
+    torch.testing.assert_close(x, solution.x_hat)
+
+
 def test_halt_off_keeps_the_last_iterate_beside_the_pick():
     method = DMPlug(iterations=12)
     solution = solve(toy_problem(), Stopped(method, Discrepancy(tau=3.0), halt=False))

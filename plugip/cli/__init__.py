@@ -111,7 +111,7 @@ def _experiment(cfg: DictConfig) -> Experiment:
     from plugip.record import Record
     from plugip.stopping import Stopped
 
-    if cfg.measurement is not None and "path" in cfg.data:
+    if cfg.measurement is not None and "path" in cfg.data.keys():
         cfg.data.path = None  # unused then, and so allowed to be missing
     config: dict[str, Any] = resolved(cfg)
     trusted = [config["trusted"]] if isinstance(config["trusted"], str) else config["trusted"]

@@ -43,7 +43,7 @@ def first_job(overrides: list[str]) -> list[str]:
     for word, override in zip(overrides, parsed, strict=True):
         if not override.is_sweep_override():
             words.append(word)
-        elif override.value_type is ValueType.CHOICE_SWEEP:
+        elif override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP):
             words.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
     return words
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from plugip.experiment import Experiment, Summary
     from plugip.record import Row
 
+MANY = 8  # images; the lines of more are in scores.jsonl
+
 
 def opening(experiment: Experiment) -> str:
     """Returns one line that says what is about to happen."""
@@ -27,9 +29,9 @@ def closing(summary: Summary) -> str:
     lines = []
     if summary.skipped:
         lines.append(f"{len(summary.skipped)} finished before and not solved again")
-    lines += _table([row for row in summary.rows if row.status != "failed"])
+    lines += _scores(summary)
     said = {row.id: row.message for row in summary.rows if row.kind in ("last", "stopped")}
-    lines += [f"{i}: {message}" for i, message in list(said.items())[:8] if message]
+    lines += [f"{i}: {message}" for i, message in list(said.items())[:MANY] if message]
     lines += [f"{i} failed: {message}" for i, message in summary.failed.items()]
     lines += [text for text in summary.conventions.values() if "not available" in text]
     if summary.interrupted:
@@ -37,6 +39,15 @@ def closing(summary: Summary) -> str:
     figure = summary.folder / "figure.png"
     lines.append(f"figure: {figure}" if figure.is_file() else f"results: {summary.folder}")
     return "\n".join(lines)
+
+
+def _scores(summary: Summary) -> list[str]:
+    """Returns one line per row, or, for many images, the means of summary.md."""
+    rows = [row for row in summary.rows if row.status != "failed"]
+    if len({row.id for row in rows}) <= MANY:
+        return _table(rows)
+    text = (summary.folder / "summary.md").read_text("utf-8")
+    return [line for line in text.splitlines() if line.startswith("|")]
 
 
 def _table(rows: Sequence[Row]) -> list[str]:

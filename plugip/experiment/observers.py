@@ -32,17 +32,25 @@ class Oracle:
         self.best = torch.zeros_like(x)
         self.error = torch.full((x.shape[0],), math.inf, device=x.device)
         self.step = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
+        self._rows: list[int] = []
+        self._at = self.step
 
     @torch.no_grad()
     def __call__(self, step: int, rows: list[int], info: Info) -> None:
         """Compares one iterate of some images with their best so far."""
-        x = self.x[rows]
+        at = self._index(rows)
+        x = self.x[at]
         x_hat = info.x_hat if self.align is None else self.align(info.x_hat, x)
         error = (to_unit(x_hat) - to_unit(x)).square().flatten(1).mean(dim=1)
-        better = error < self.error[rows]
-        self.error[rows] = torch.where(better, error, self.error[rows])
-        self.step[rows] = torch.where(better, step, self.step[rows])
-        self.best[rows] = torch.where(better[:, None, None, None], info.x_hat, self.best[rows])
+        better = error < self.error[at]
+        self.error[at] = torch.where(better, error, self.error[at])
+        self.step[at] = torch.where(better, step, self.step[at])
+        self.best[at] = torch.where(better[:, None, None, None], info.x_hat, self.best[at])
+
+    def _index(self, rows: list[int]) -> Tensor:
+        if rows != self._rows:  # sent to the device only when an image has ended
+            self._rows, self._at = list(rows), torch.tensor(rows, device=self.x.device)
+        return self._at
 
     def of(self, i: int) -> tuple[int, Tensor] | None:
         """Returns step and iterate, (1, C, H, W), of one image; None before its first step."""

@@ -123,10 +123,10 @@ class Scribe:
         if baseline is not None:
             yield self._judged(self._row(case.id, "input", status), case, problem, baseline)
         last = self._row(case.id, "last", status, step=solution.steps[0], **cost)
-        yield self._judged(last, case, problem, solution.last, solution.z)
+        yield self._judged(last, case, problem, solution.last, None if stopped else solution.z)
         if stopped:
             row = self._row(case.id, "stopped", status, step=_picked_step(solution), **cost)
-            yield self._judged(row, case, problem, solution.x_hat)
+            yield self._judged(row, case, problem, solution.x_hat, solution.z)
         if best is not None:
             row = self._row(case.id, "oracle", status, step=best[0], **cost)
             yield self._judged(row, case, problem, best[1])
@@ -179,7 +179,3 @@ def _diverged(steps: int) -> str:
         f"the answer holds NaN or infinite values after {steps} steps: the method diverged; "
         "a smaller step size may help"
     )
-
-
-def _picked_step(solution: Solution) -> int | None:
-    return solution.answer_steps[0] or None  # None: the rule never fired, the answer is the last

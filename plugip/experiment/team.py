@@ -73,7 +73,7 @@ def join_team(device: str) -> Team:
             f"{size} processes were started, but this one sees {state.num_processes}; "
             "start them with torchrun (`accelerate launch --cpu` runs only one)"
         )
-    return Team(torch.device(state.device), state.process_index, size, state)
+    return Team(torch.device(state.device or chosen), state.process_index, size, state)
 
 
 def choose_device(name: str) -> torch.device:

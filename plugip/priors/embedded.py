@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from plugip.priors.diffusers_unet import DiffusersUNet
 
-FACES64 = Path(__file__).resolve().parent / "faces64"
+FACES64 = Path(__file__).resolve().parents[1] / "assets" / "faces64"
 
 
 def faces64(probe: bool = True) -> DiffusersUNet:
     """Loads the embedded prior of 64 x 64 faces, 3.8 million parameters, a flow model.
 
-    A demonstration prior; ``plugip/priors/faces64/README.md`` says what it was trained on, under
+    A demonstration prior; ``plugip/assets/faces64/README.md`` says what it was trained on, under
     which licence, and what it is not for.
 
     Args:

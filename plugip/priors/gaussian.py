@@ -138,6 +138,7 @@ class GaussianMixturePrior(Prior):
     def _shares(self, rest: Tensor, spread: Tensor) -> Tensor:
         """Returns the components' posterior weights, (B, K, 1); softmax keeps them finite."""
         nats = rest.square().sum(2, keepdim=True) / spread + rest.shape[2] * spread.log()
+        nats = nats - nats.amin(1, keepdim=True).detach()  # before it can drown the weights
         return (self.log_weights.to(rest)[:, None] - nats / 2).softmax(1)
 
 

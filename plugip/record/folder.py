@@ -53,8 +53,8 @@ class Record:
     def begin(self, device: torch.device, weights: str | None) -> None:
         """Writes config and provenance; refuses a folder whose prior had other weights."""
         runs = read_json(self.folder / "provenance.json") or []
-        known = next((r["prior_sha256"] for r in runs if r.get("prior_sha256")), weights)
-        if weights and known != weights:
+        known = next((r["prior_sha256"] for r in runs if r.get("prior_sha256")), None)
+        if weights and known and known != weights:
             raise ValueError(
                 f"{self.folder} holds results of a prior with other weights (sha256 {known[:8]} "
                 f"there, {weights[:8]} now); choose another output.folder"

@@ -24,15 +24,14 @@ _LARGEST = 1 << 30  # bytes of weights that are hashed; about a second
 
 def describe(device: torch.device, weights: str | None) -> dict[str, Any]:
     """Returns what a reader needs to run this again; ``end`` is filled in when the run ends."""
-    import plugip
-
     return {
         "start": now(),
         "end": None,
         "command": sys.argv,
         "folder": os.getcwd(),
-        "plugip": plugip.__version__,
-        "git": git_state(Path(plugip.__file__).resolve().parents[1]),
+        # By way of sys.modules: the package itself stands above this room.
+        "plugip": sys.modules["plugip"].__version__,
+        "git": git_state(Path(__file__).resolve().parents[2]),
         "versions": {name: v for name in PACKAGES if (v := _version(name))},
         "python": platform.python_version(),
         "platform": platform.platform(),

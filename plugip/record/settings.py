@@ -47,8 +47,9 @@ def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
             found |= leaves(child, f"{prefix}.{name}" if prefix else str(name))
         return found
     # 1 and 1.0 are one setting.
-    whole = isinstance(value, float) and value.is_integer()
-    return {prefix: int(value) if whole else value}
+    if isinstance(value, float) and value.is_integer():
+        return {prefix: int(value)}
+    return {prefix: value}
 
 
 def _under(key: str, prefixes: tuple[str, ...]) -> bool:

@@ -3,6 +3,7 @@ import torch
 
 from plugip.linalg import norm
 from plugip.operators import FourierMagnitude, align
+from plugip.testing import check_operator
 
 CASES = {
     "dps_style_8_pad2": FourierMagnitude(),
@@ -100,6 +101,62 @@ def test_align_knows_the_sign_of_unit_images(tools):
     tools.close(align(estimate, x, range_in="unit"), x, 1e-15)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"oversample": 4.0, "range_in": "unit"},
+        {"pad": 3, "output": "intensity"},
+        {"oversample_side": 2.0},
+        {"oversample_side": 2.3, "output": "intensity"},
+    ],
+)
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (6, 9)])
+def test_laws(options, size):
+    A = FourierMagnitude(**options)
+    check_operator(A, (2, 3, *size)).require()
+    check_operator(A.linear_part, (2, 3, *size)).require()
+
+
+def test_y_is_the_magnitude_of_the_linear_part(tools):
+    x = tools.normal(2, 3, 8, 9)
+    for range_in, u in (("signed", x), ("unit", (x + 1) / 2)):
+        A = FourierMagnitude(range_in=range_in)
+        tools.close(A.object_of(x), u, 0)
+        tools.close(A(x), A.linear_part(u).abs(), 1e-14)
+        # Orthonormal and zero-padded: the adjoint undoes it.
+        tools.close(A.linear_part.adjoint(A.linear_part(u)), u, 1e-13)
+
+
+def test_honest_oversampling_keeps_the_autocorrelation(tools):
+    x = tools.normal(1, 1, 6, 7)
+    y = FourierMagnitude(oversample_side=2, output="intensity")(x)
+    assert y.shape == (1, 1, 12, 14)
+    found = torch.fft.ifft2(torch.fft.ifftshift(y, (-2, -1)), norm="ortho").real
+    whole = torch.nn.functional.conv2d(x, x, padding=(5, 6))
+    tools.close(found.roll((5, 6), (-2, -1))[..., :11, :13] * (12 * 14) ** 0.5, whole, 1e-11)
+
+
+def test_align_without_turns(tools):
+    x = tools.normal(2, 3, 8, 9)
+    tools.close(align(-x, x, turns=False), x, 0)
+    flipped = x.flip(-2, -1)
+    aligned = align(flipped, x, turns=False)
+    assert bool(((aligned - flipped).abs().amax() == 0) | ((aligned + flipped).abs().amax() == 0))
+    tools.close(align(x.roll(2, -1), x, shifts=True, turns=False), x, 0)
+
+
+def test_align_of_two_channels_turns_one_phase(tools):
+    x = tools.normal(2, 2, 8, 9)
+    o = torch.complex(x[:, :1], x[:, 1:])
+    other = torch.exp(torch.tensor(2.5j, dtype=torch.complex128)) * o.flip(-2, -1).conj()
+    estimate = torch.cat([other.real, other.imag], dim=1)
+    tools.close(align(estimate, x, domain="channels"), x, 1e-12)
+    assert float(norm(align(estimate, x) - x).min()) > 0.1
+    with pytest.raises(ValueError, match="images need 2 channels"):
+        align(tools.normal(1, 3, 4, 4), tools.normal(1, 3, 4, 4), domain="channels")
+
+
 def test_errors():
     with pytest.raises(ValueError, match="oversample must be finite and not negative"):
         FourierMagnitude(-1.0)
@@ -109,5 +166,11 @@ def test_errors():
         FourierMagnitude(range_in="signd")
     with pytest.raises(ValueError, match="unknown output"):
         FourierMagnitude(output="phase")
+    with pytest.raises(ValueError, match="oversample_side must be at least 1"):
+        FourierMagnitude(oversample_side=0.9)
+    with pytest.raises(ValueError, match="give pad or oversample_side, not both"):
+        FourierMagnitude(pad=3, oversample_side=2)
+    with pytest.raises(ValueError, match="unknown domain"):
+        align(torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8), domain="channel")
     with pytest.raises(ValueError, match="same shape, got"):
         align(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9))

@@ -5,7 +5,7 @@ import torch
 
 
 def make_unet(seed=0, out_channels=3, **changes):
-    from diffusers import UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
     settings = {
         "sample_size": 8,

@@ -18,7 +18,7 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 @pytest.fixture
 def pipeline(unet, tmp_path):
     """A pipeline folder as diffusers writes it: unet/ and scheduler/, with variance channels."""
-    from diffusers import DDPMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     unet(out_channels=6).half().save_pretrained(tmp_path / "unet")
     DDPMScheduler(prediction_type="v_prediction").save_pretrained(tmp_path / "scheduler")
@@ -55,7 +55,7 @@ def test_a_pipeline_folder(pipeline):
     ],
 )
 def test_scheduler_configs_give_their_own_table(pipeline, settings):
-    from diffusers import DDPMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     edit_scheduler(pipeline, **settings)
     known = {k: v for k, v in settings.items() if k != "_class_name"}
@@ -66,7 +66,9 @@ def test_scheduler_configs_give_their_own_table(pipeline, settings):
 
 
 def test_a_flow_scheduler_beside_the_weights(unet, tmp_path):
-    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+        FlowMatchEulerDiscreteScheduler,
+    )
 
     unet().save_pretrained(tmp_path)
     FlowMatchEulerDiscreteScheduler(num_train_timesteps=500).save_pretrained(tmp_path)
