@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
@@ -9,15 +10,15 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from plugip.operator import LinearOperator, Shape
+from plugip.operator import LinearOperator, Operator, Shape
 from plugip.options import require_choice
 
 if TYPE_CHECKING:
-    from plugip.operator import Operator
     from plugip.rng import Rng
 
 DOMAINS = ("real", "channels", "complex")
 T = TypeVar("T")
+A = TypeVar("A", bound=Operator)
 
 
 def as_complex(x: Tensor) -> Tensor:
@@ -147,9 +148,7 @@ class FieldOperator(LinearOperator):
         """Maps fields to complex objects by the adjoint."""
 
     def forward(self, x: Tensor) -> Tensor:
-        require_reals(x, self.domain, type(self).__name__)
-        self.check_domain(tuple(x.shape))
-        return self.propagate(as_complex(x) if self.domain == "channels" else x)
+        return self.propagate(self.object_of(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
         x_shape = self.domain_shape(tuple(y.shape))
@@ -159,7 +158,16 @@ class FieldOperator(LinearOperator):
                 f"{type(self).__name__} gives measurements of shape {due}, but y has shape "
                 f"{tuple(y.shape)}"
             )
-        o = self.propagate_back(y)
+        return self.image_of(self.propagate_back(y))
+
+    def object_of(self, x: Tensor) -> Tensor:
+        """Returns the objects that images stand for; refuses images that do not fit."""
+        require_reals(x, self.domain, type(self).__name__)
+        self.check_domain(tuple(x.shape))
+        return as_complex(x) if self.domain == "channels" else x
+
+    def image_of(self, o: Tensor) -> Tensor:
+        """Returns the images that stand for objects, the adjoint of ``object_of``."""
         if self.domain == "channels":
             return as_channels(o)
         return o if self.domain == "complex" else o.real
@@ -176,10 +184,8 @@ class FieldOperator(LinearOperator):
         return 2 if self.domain == "channels" else objects
 
 
-def with_buffers(operator: Operator, **buffers: Tensor) -> Operator:
+def with_buffers(operator: A, **buffers: Tensor) -> A:
     """Returns a shallow copy that has other tensors in some buffers."""
-    import copy
-
     chosen = copy.copy(operator)
     chosen._buffers = operator._buffers | buffers
     return chosen

@@ -202,13 +202,17 @@ def load_network(path: str | Path, expect_sha256: str | None = None) -> BKSENetw
     if expect_sha256 is not None:
         _require_hash(file, expect_sha256)
     tensors = _read(file)
-    with torch.device("meta"):
-        network, extractor = BKSENetwork(), KernelExtractor()
+    network, extractor = _empty()
     wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}
     prefixed = {f"kernel_extractor.{name}": t for name, t in extractor.state_dict().items()}
     _require_tensors(file, tensors, wanted | {n: tuple(t.shape) for n, t in prefixed.items()})
     network.load_state_dict({name: tensors[name].float() for name in wanted}, assign=True)
     return network
+
+
+def _empty() -> tuple[BKSENetwork, KernelExtractor]:
+    with torch.device("meta"):
+        return BKSENetwork(), KernelExtractor()
 
 
 def _find(path: Path) -> Path:
@@ -220,8 +224,8 @@ def _find(path: Path) -> Path:
             return place
     looked = " and ".join(str(place.absolute()) for place in places)
     raise MissingWeightsError(
-        f"the weights of BKSE are not at {looked}; get {FILE} from {UPSTREAM} and give its path as "
-        f"operator.weights, or name its folder in the environment variable {FOLDER}; "
+        f"the weights of BKSE are not at {looked}; get {FILE} from {UPSTREAM} and give its path "
+        f"as operator.weights, or name its folder in the environment variable {FOLDER}; "
         "operator=camera_response_blur is a nonlinear blur that needs no weights"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +115,7 @@ class KernelExtractor(nn.Module):
         super().__init__()
         widths = [features * m for m in (1, 2, 4, 8, 16)] + [2 * latent]
         convs: list[nn.Conv2d] = [nn.Conv2d(2 * features, features, 7, bias=False)]
-        for i, o in zip(widths[:-1], widths[1:], strict=True):
+        for i, o in pairwise(widths):
             convs.append(nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False))
         layers: OrderedDict[str, nn.Module] = OrderedDict(pad=nn.ReflectionPad2d(3))
         for i, conv in enumerate(convs):
@@ -124,7 +125,7 @@ class KernelExtractor(nn.Module):
         self.model = nn.Sequential(layers)
 
     def forward(self, sharp: Tensor, blurred: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns mean and log-variance, (B, latent, h/32, w/32) each, of features (B, C, h, w)."""
+        """Returns two halves, the first the mean, (B, latent, h/32, w/32), of features."""
         mean, spread = self.model(torch.cat([sharp, blurred], 1)).chunk(2, dim=1)
         return mean, spread
 

@@ -155,8 +155,8 @@ def drawn_kernel(
     after = [m - n - b for m, n, b in zip(size, given, before, strict=True)]
     if min(*before, *after) < 0 or any(n % 2 == 0 for n in given):
         raise ValueError(
-            f"a true kernel of {given[0]} x {given[1]} does not fit the unknown one of {size[0]} x "
-            f"{size[1]} with its middle on {origin}; raise kernel_size, and use odd sizes"
+            f"a true kernel of {given[0]} x {given[1]} does not fit the unknown one of "
+            f"{size[0]} x {size[1]} with its middle on {origin}; raise kernel_size, use odd sizes"
         )
     return torch.nn.functional.pad(kernel, (before[1], after[1], before[0], after[0]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
@@ -90,11 +90,11 @@ class BlurDownsample(LinearComposition):
         flip: bool = False,
         origin: int | tuple[int, int] | None = None,
         offset: str = "upper-left",
-    ) -> BlurDownsample:
+    ) -> Self:
         # As for Blur, capabilities are types: only the circular boundary has an SVD. A copy is
         # made without arguments, and keeps its type.
         if cls is BlurDownsample and boundary == "circular" and kernel is not None:
-            return object.__new__(CircularBlurDownsample)
+            return cast(Any, object.__new__(CircularBlurDownsample))
         return super().__new__(cls)
 
     def __init__(
@@ -107,6 +107,11 @@ class BlurDownsample(LinearComposition):
         offset: str = "upper-left",
     ) -> None:
         super().__init__(Decimate(factor, offset), Blur(kernel, boundary, flip, origin))
+        if isinstance(self, SpectralOperator) and boundary != "circular":
+            raise ValueError(
+                f"CircularBlurDownsample is circular, got boundary {boundary!r}; "
+                "use BlurDownsample"
+            )
 
     @property
     def decimate(self) -> Decimate:

@@ -208,8 +208,10 @@ def signed_power(u: Tensor, p: float, epsilon: float) -> Tensor:
         p: Exponent, positive.
         epsilon: Where the slope stops growing, positive.
     """
+    if p == 1:
+        return u
     size = u.abs()
-    if p >= 1:
+    if p > 1:
         return u.sign() * size.pow(p)
     # Near 0 a straight line gives the slope, and a constant corrects the value: the slope does not
     # depend on u there, so detaching the constant loses no derivative of any order.

@@ -115,16 +115,23 @@ def _project(x: Tensor, angles: tuple[float, ...]) -> Tensor:
 
 def _rotated(planes: Tensor, angle: float, d: int) -> Tensor:
     """Rotates about the middle of the padded image, (1, N, H, W) -> (1, N, D, D)."""
-    h, w = planes.shape[-2:]
+    grid = _places(angle, d, *planes.shape[-2:], planes.dtype, planes.device)
     # Places outside the image read zeros, so the padding need not be stored.
-    turn = torch.arange(d, dtype=torch.float64, device=planes.device) - (d - 1) / 2
-    down, across = turn[:, None], turn[None, :]
-    columns = cos(angle) * across + sin(angle) * down + (d - 1) / 2 - (d // 2 - w // 2)
-    rows = cos(angle) * down - sin(angle) * across + (d - 1) / 2 - (d // 2 - h // 2)
-    grid = torch.stack([(2 * columns + 1) / w - 1, (2 * rows + 1) / h - 1], dim=-1)
-    return torch.nn.functional.grid_sample(
-        planes, grid[None].to(planes.dtype), padding_mode="zeros", align_corners=False
-    )
+    return torch.nn.functional.grid_sample(planes, grid, padding_mode="zeros", align_corners=False)
+
+
+@lru_cache(maxsize=128)
+def _places(
+    angle: float, d: int, h: int, w: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Where each pixel of the rotated image is found in the image, (1, D, D, 2)."""
+    with torch.inference_mode(False):
+        turn = torch.arange(d, dtype=torch.float64, device=device) - (d - 1) / 2
+        down, across = turn[:, None], turn[None, :]
+        columns = cos(angle) * across + sin(angle) * down + (d - 1) / 2 - (d // 2 - w // 2)
+        rows = cos(angle) * down - sin(angle) * across + (d - 1) / 2 - (d // 2 - h // 2)
+        grid = torch.stack([(2 * columns + 1) / w - 1, (2 * rows + 1) / h - 1], dim=-1)
+        return grid[None].to(dtype)
 
 
 def _ramp_filtered(y: Tensor) -> Tensor:
@@ -143,16 +150,14 @@ def _ramp_filtered(y: Tensor) -> Tensor:
 def _norm(angles: tuple[float, ...], h: int, w: int) -> float:
     # The leading image is smooth and positive, so the start is close to it.
     with torch.inference_mode(False), torch.enable_grad():
-        _, back = torch.func.vjp(
-            lambda v: _project(v, angles), torch.zeros(1, 1, h, w, dtype=torch.float64)
-        )
-        x, last = torch.ones(1, 1, h, w, dtype=torch.float64), 0.0
+        x = torch.ones(1, 1, h, w, dtype=torch.float64)
+        back = torch.func.vjp(lambda v: _project(v, angles), x)[1]
+        square, last = 1.0, 0.0
         for _ in range(200):
             x = back(_project(x / x.norm(), angles))[0].detach()
-            square = float(x.norm())
+            last, square = square, float(x.norm())
             if abs(square - last) <= 1e-6 * square:
                 break
-            last = square
     return square**0.5
 
 

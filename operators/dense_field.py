@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import isqrt
-from typing import TYPE_CHECKING
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from plugip.operator import Operator, Shape, SpectralOperator
+from plugip.operator import Shape, SpectralOperator
 from plugip.operators._complex import (
     FieldOperator,
     as_channels,
@@ -89,6 +89,7 @@ class DenseField(FieldOperator):
     """
 
     matrix_parts: Tensor
+    sampler: GaussianMatrix | None
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ class DenseField(FieldOperator):
     def domain_shape(self, y_shape: Shape) -> Shape:
         return (y_shape[0], self.image_channels(y_shape[1]), *self._sides())
 
-    def realise(self, rng: Rng, x_shape: Shape) -> Operator:
+    def realise(self, rng: Rng, x_shape: Shape) -> Self:
         if self.sampler is None:
             return self
         require_streams(rng, x_shape)

@@ -1,11 +1,10 @@
-"""Diffraction imaging: intensities of coded, far-field and near-field waves, without phases."""
+"""Far-field diffraction imaging: coded, oversampled, or beside a reference; phases are lost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import pi
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,20 +20,20 @@ from plugip.operators._complex import (
     require_streams,
     with_buffers,
 )
-from plugip.operators._options import require_count, require_positive
+from plugip.operators._options import require_count
 from plugip.operators.phase import PaddedFourier, Phaseless, split_object
 from plugip.options import require_choice
 
 if TYPE_CHECKING:
     from plugip.rng import Rng
 
-PROPAGATORS = ("angular_spectrum", "fresnel")
-EVANESCENT = ("decay", "drop", "keep")
-
 
 @runtime_checkable
 class CodeSampler(Protocol):
-    """Draws complex masks for coded diffraction, several for each image."""
+    """Draws complex masks for coded diffraction, ``count`` for each image."""
+
+    @property
+    def count(self) -> int: ...
 
     def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
         """Draws masks for images of shape (B, C, H, W), as (B, L, H, W), complex."""
@@ -110,6 +109,7 @@ class CodedFourier(FieldOperator):
 
     per_image = ("codes_parts",)
     codes_parts: Tensor
+    sampler: CodeSampler | None
 
     def __init__(self, codes: Tensor | CodeSampler, domain: str = "real") -> None:
         super().__init__(domain)
@@ -154,14 +154,14 @@ class CodedFourier(FieldOperator):
 
     def measurement_shape(self, x_shape: Shape) -> Shape:
         self.check_domain(x_shape)
-        count = self.codes_parts.shape[1] if self.sampler is None else self.sampler.count  # type: ignore[attr-defined]
+        count = self.codes_parts.shape[1] if self.sampler is None else self.sampler.count
         return (x_shape[0], self.objects(x_shape[1]) * count, *x_shape[2:])
 
     def domain_shape(self, y_shape: Shape) -> Shape:
         objects = y_shape[1] // max(self.codes_parts.shape[1], 1)
         return (y_shape[0], self.image_channels(objects), *y_shape[2:])
 
-    def realise(self, rng: Rng, x_shape: Shape) -> Operator:
+    def realise(self, rng: Rng, x_shape: Shape) -> Self:
         if self.sampler is None:
             return self
         require_streams(rng, x_shape)
@@ -211,7 +211,7 @@ class CodedDiffraction(Phaseless):
 
 
 class FarFieldCDI(Phaseless):
-    r"""Measures the oversampled far-field intensities of an isolated object, as X-ray imaging does.
+    r"""Measures oversampled far-field intensities of an isolated object, as X-ray imaging does.
 
     .. math:: y = m \odot |F P (1_S \odot o)|^2
 
@@ -242,6 +242,8 @@ class FarFieldCDI(Phaseless):
     Source: Miao et al. 1998 for oversampling; Robinson et al. 2001 for Bragg geometry.
     """
 
+    place: Tensor
+
     def __init__(
         self,
         object: str = "channels",
@@ -269,7 +271,7 @@ class FarFieldCDI(Phaseless):
         )
         super().__init__(linear, output, range_in, phase_scale)
         self.beam_stop = beam_stop
-        self.register_buffer("_place", torch.empty(0), persistent=False)  # keeps the device
+        self.register_buffer("place", torch.empty(0), persistent=False)  # keeps the device
 
     @property
     def observed(self) -> Tensor | None:
@@ -283,7 +285,7 @@ class FarFieldCDI(Phaseless):
     def measurement_shape(self, x_shape: Shape) -> Shape:
         return self.linear_part.measurement_shape(x_shape)
 
-    def realise(self, rng: Rng, x_shape: Shape) -> Operator:
+    def realise(self, rng: Rng, x_shape: Shape) -> Self:
         if not self._waits():
             return self
         sides = self.measurement_shape(x_shape)[2:]
@@ -292,7 +294,7 @@ class FarFieldCDI(Phaseless):
         seen = (square > self.beam_stop**2).float()[None, None]  # type: ignore[operator]
         if not seen.any():
             raise ValueError(f"a beam stop of radius {self.beam_stop} hides all of {sides} pixels")
-        return self._with(with_buffers(self.linear_part, detector=seen.to(self._place.device)))
+        return self._with(with_buffers(self.linear_part, detector=seen.to(self.place.device)))
 
     def _waits(self) -> bool:
         return self.beam_stop > 0 and self.linear_part.observed is None
@@ -300,104 +302,6 @@ class FarFieldCDI(Phaseless):
     def _require_realised(self) -> None:
         if self._waits():
             raise not_drawn("FarFieldCDI", "detector mask", f"beam_stop={self.beam_stop}")
-
-
-class Propagation(FieldOperator):
-    r"""Lets a wave travel a distance through free space, y = F⁻¹[H F o].
-
-    Circular at the edges. H has modulus 1 where waves propagate, so energy is kept.
-
-    Args:
-        wavelength, distance, pixel: In one unit of length; see ``NearFieldHolography``.
-        model: "angular_spectrum" or "fresnel".
-        evanescent: As in ``NearFieldHolography``.
-        domain: As in ``FieldOperator``.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
-
-    def __init__(
-        self,
-        wavelength: float,
-        distance: float,
-        pixel: float = 1.0,
-        model: str = "angular_spectrum",
-        evanescent: str = "decay",
-        domain: str = "complex",
-    ) -> None:
-        super().__init__(domain)
-        require_positive(wavelength, "wavelength")
-        require_positive(pixel, "pixel")
-        if not abs(distance) < float("inf"):
-            raise ValueError(f"distance must be finite, got {distance}")
-        self.wavelength, self.distance, self.pixel = wavelength, distance, pixel
-        self.model = require_choice(model, PROPAGATORS, "model")
-        self.evanescent = require_choice(evanescent, EVANESCENT, "evanescent")
-
-    def transfer(self, like: Tensor) -> Tensor:
-        """Returns H for fields of the shape of ``like``, (H, W), zero frequency first."""
-        recipe = (self.wavelength, self.distance, self.pixel, self.model, self.evanescent)
-        return _transfer(*recipe, *like.shape[-2:], like.real.dtype, like.device)
-
-    def propagate(self, o: Tensor) -> Tensor:
-        return torch.fft.ifft2(self.transfer(o) * torch.fft.fft2(o))
-
-    def propagate_back(self, y: Tensor) -> Tensor:
-        return torch.fft.ifft2(self.transfer(y).conj() * torch.fft.fft2(y))
-
-    def measurement_shape(self, x_shape: Shape) -> Shape:
-        self.check_domain(x_shape)
-        return (x_shape[0], self.objects(x_shape[1]), *x_shape[2:])
-
-    def domain_shape(self, y_shape: Shape) -> Shape:
-        return (y_shape[0], self.image_channels(y_shape[1]), *y_shape[2:])
-
-
-class NearFieldHolography(Phaseless):
-    r"""Measures the intensity of a wave at a distance behind an object, an in-line hologram.
-
-    .. math:: y = |F^{-1}[H F o]|^2, \quad H = e^{2 \pi i z \sqrt{1/\lambda^2 - f^2}} \text{ or }
-        e^{-i \pi \lambda z f^2}
-
-    x is (B, C, H, W); y is real, not negative, of the object's shape, circular at the edges. Its
-    mean equals that of |o|². Only the global phase is lost.
-
-    Args:
-        wavelength: Wavelength λ. All three lengths have one unit; with pixel 1 it is the pixel.
-        distance: Distance z, negative for backwards.
-        pixel: Side of a pixel.
-        object: What x stands for, as in ``CodedDiffraction``; "phase" is a transparent object.
-        phase_scale: Radians at x = 1, for object "phase" only.
-        model: "angular_spectrum", exact, or "fresnel", its paraxial approximation, which leaves
-            out the constant phase exp(2 π i z / λ).
-        evanescent: What "angular_spectrum" does with frequencies above 1 / λ: "decay" as physics
-            does, "drop" to 0, "keep" at modulus 1.
-        output: "intensity" or "amplitude".
-
-    Attributes:
-        linear_part: The ``Propagation`` inside, with its adjoint.
-
-    Raises:
-        ValueError, TypeError: If an argument is out of range; when called, if x does not fit.
-
-    Source: Goodman 2005, sections 3.10 and 4.2.
-    """
-
-    def __init__(
-        self,
-        wavelength: float = 0.5,
-        distance: float = 10.0,
-        pixel: float = 1.0,
-        object: str = "phase",
-        phase_scale: float = 1.0,
-        model: str = "angular_spectrum",
-        evanescent: str = "decay",
-        output: str = "intensity",
-    ) -> None:
-        domain, range_in = split_object(object)
-        linear = Propagation(wavelength, distance, pixel, model, evanescent, domain)
-        super().__init__(linear, output, range_in, phase_scale)
 
 
 class FourierHolography(Operator):
@@ -479,41 +383,6 @@ class _BesideReference(FieldOperator):
 def _fourier_twice(field: Tensor) -> Tensor:
     h, w = field.shape[-2:]
     return torch.fft.fft2(field, s=(2 * h, 2 * w), norm="ortho")
-
-
-@lru_cache(maxsize=8)
-def _transfer(
-    wavelength: float,
-    distance: float,
-    pixel: float,
-    model: str,
-    evanescent: str,
-    rows: int,
-    columns: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
-    with torch.inference_mode(False):
-        down, across = (
-            torch.fft.fftfreq(n, d=pixel, dtype=torch.float64) for n in (rows, columns)
-        )
-        square = down[:, None].square() + across[None, :].square()
-        if model == "fresnel":
-            h = torch.polar(torch.ones_like(square), -pi * wavelength * distance * square)
-        else:
-            h = _angular_spectrum(1 / wavelength**2 - square, distance, evanescent)
-        return h.to(device=device, dtype=dtype.to_complex())
-
-
-def _angular_spectrum(axial: Tensor, distance: float, evanescent: str) -> Tensor:
-    """Returns H from the squared axial frequency, negative where waves do not propagate."""
-    phase = 2 * pi * distance * axial.clamp(min=0).sqrt()
-    modulus = torch.ones_like(axial)
-    if evanescent == "decay":
-        modulus = torch.exp(-2 * pi * abs(distance) * (-axial).clamp(min=0).sqrt())
-    if evanescent == "drop":
-        modulus = (axial >= 0).double()
-    return torch.polar(modulus, phase)
 
 
 def _require_codes(codes: Tensor) -> Tensor:

@@ -129,7 +129,9 @@ def _rounded(plane: Tensor, table: Tensor) -> Tensor:
     blocks = plane.reshape(b, c, h // 8, 8, w // 8, 8).transpose(3, 4)
     q = table[:, :, None, None]
     coefficients = torch.round(dct @ blocks @ dct.mT / q) * q
-    return (dct.mT @ coefficients @ dct).transpose(3, 4).reshape(b, c, h, w)
+    # Decoders limit each plane to its 8-bit range before they mix the planes.
+    back = (dct.mT @ coefficients @ dct).clamp(-128, 127)
+    return back.transpose(3, 4).reshape(b, c, h, w)
 
 
 def _soft(u: Tensor, quality: Tensor) -> Tensor:

@@ -67,12 +67,12 @@ class _MatrixSensing(SpectralOperator):
         return MatrixSpectrum(s[:, None, :, None], u, vt, self, x_shape)
 
     def _decomposed(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        known = self._factors
-        if known is None or known[0] is not matrix or known[1] != matrix._version:
-            u, s, vt = torch.linalg.svd(matrix.detach().double(), full_matrices=True)
-            zeros = s.new_zeros(s.shape[0], vt.shape[-1] - s.shape[1])
-            known = (matrix, matrix._version, (u, torch.cat([s, zeros], 1), vt))
-            self._factors = known
+        if matrix.requires_grad:
+            return _svd(matrix)
+        known, version = self._factors, -1 if matrix.is_inference() else matrix._version
+        if known is None or known[0] is not matrix or known[1] != version:
+            with torch.inference_mode(False):  # what inference mode makes cannot train
+                known = self._factors = (matrix, version, _svd(matrix))
         return known[2]
 
     def _fixed(self, x_shape: Shape) -> Tensor:
@@ -290,6 +290,12 @@ class MatrixSpectrum(Spectrum):
     def to(self, like: Tensor) -> MatrixSpectrum:
         u, vt = self.u.to(like), self.vt.to(like)
         return MatrixSpectrum(self.s.to(like.real), u, vt, self.operator, self.x_shape)
+
+
+def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Decomposes (1|B, m, n) in float64; V is complete, and s has zeros for what is not seen."""
+    u, s, vt = torch.linalg.svd(matrix.double(), full_matrices=True)
+    return u, torch.nn.functional.pad(s, (0, vt.shape[-1] - s.shape[-1])), vt
 
 
 def _times(matrix: Tensor, v: Tensor) -> Tensor:

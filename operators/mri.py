@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import pi
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -35,7 +35,6 @@ from plugip.spectral import Spectrum
 if TYPE_CHECKING:
     from plugip.rng import Rng
 
-    Self = TypeVar("Self", bound="_Cartesian")
 
 MRI_DOMAINS = ("channels", "complex")
 
@@ -45,6 +44,7 @@ class _Cartesian(LinearOperator):
 
     per_image: tuple[str, ...] = ("mask",)
     mask: Tensor
+    sampler: MaskSampler | None
 
     def _hold_mask(self, mask: Tensor | MaskSampler) -> None:
         given = isinstance(mask, Tensor)
@@ -56,15 +56,15 @@ class _Cartesian(LinearOperator):
     def observed(self) -> Tensor | None:
         return self._fixed()
 
-    def realise(self: Self, rng: Rng, x_shape: Shape) -> Self:
+    def realise(self, rng: Rng, x_shape: Shape) -> Self:
         if self.sampler is None:
             return self
         require_streams(rng, x_shape)
         self.check_domain(x_shape)
         mask = _require_mask(self.sampler.draw(rng.child("mask"), x_shape)).to(self.mask)
         chosen = with_buffers(self, mask=mask)
-        chosen.sampler = None  # type: ignore[assignment]
-        return chosen  # type: ignore[return-value]
+        chosen.sampler = None
+        return chosen
 
     def _fixed(self) -> Tensor:
         if self.sampler is not None:
@@ -163,21 +163,36 @@ class MultiCoilMRI(_Cartesian, FieldOperator):
     Source: Pruessmann et al. 1999 (SENSE); Zbontar et al. 2018 (fastMRI).
     """
 
-    per_image = ("mask", "maps_parts")
+    per_image: tuple[str, ...] = ("mask", "maps_parts")
     maps_parts: Tensor
 
     def __init__(self, maps: Tensor, mask: Tensor | MaskSampler, domain: str = "channels") -> None:
         super().__init__(require_choice(domain, MRI_DOMAINS, "domain"))
         require_complex_batch(maps, 4, "maps", "(1 or B, coils, H, W)")
-        self.register_buffer("maps_parts", parts_of(maps))
+        # Held with the middle in the corner, so that one image is shifted and not every coil's.
+        self.register_buffer("maps_parts", parts_of(_corner_first(maps)))
         self._hold_mask(mask)
 
     def propagate(self, o: Tensor) -> Tensor:
-        return self._fixed().to(o.real.dtype) * fft2c(complex_like(self.maps_parts, o) * o)
+        k = torch.fft.fft2(self._maps(o) * _corner_first(o), norm="ortho")
+        return self._fixed().to(o.real.dtype) * _middle_first(k)
 
     def propagate_back(self, y: Tensor) -> Tensor:
-        coils = ifft2c(self._fixed().to(y.real.dtype) * y)
-        return (complex_like(self.maps_parts, y).conj() * coils).sum(1, keepdim=True)
+        return self._combined(_corner_first(self._fixed().to(y.real.dtype) * y))
+
+    def normal(self, x: Tensor) -> Tensor:
+        # The shifts of k-space there and back cancel.
+        o = self.object_of(x)
+        k = torch.fft.fft2(self._maps(o) * _corner_first(o), norm="ortho")
+        mask = self._fixed().to(o.real.dtype).expand(-1, -1, *k.shape[-2:])
+        return self.image_of(self._combined(_corner_first(mask) * k))
+
+    def _combined(self, k: Tensor) -> Tensor:
+        coils = torch.fft.ifft2(k, norm="ortho")
+        return _middle_first((self._maps(k).conj() * coils).sum(1, keepdim=True))
+
+    def _maps(self, like: Tensor) -> Tensor:
+        return complex_like(self.maps_parts, like)
 
     def check_domain(self, x_shape: Shape) -> None:
         _check_images(x_shape, self.domain, "MultiCoilMRI")
@@ -251,6 +266,14 @@ def birdcage_maps(coils: int = 8, size: int | Iterable[int] = 64, radius: float 
     gap = place - torch.polar(torch.full_like(turns, radius), turns)[:, None, None]
     maps = 1 / gap.conj()
     return (maps / maps.abs().square().sum(0).sqrt())[None]
+
+
+def _corner_first(field: Tensor) -> Tensor:
+    return torch.fft.ifftshift(field, (-2, -1))
+
+
+def _middle_first(field: Tensor) -> Tensor:
+    return torch.fft.fftshift(field, (-2, -1))
 
 
 def _check_images(x_shape: Shape, domain: str, owner: str) -> None:

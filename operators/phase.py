@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -94,13 +94,13 @@ class Phaseless(Operator):
     def measurement_shape(self, x_shape: Shape) -> Shape:
         return self.linear_part.measurement_shape(x_shape)
 
-    def realise(self, rng: Rng, x_shape: Shape) -> Operator:
+    def realise(self, rng: Rng, x_shape: Shape) -> Self:
         return self._with(self.linear_part.realise(rng, x_shape))
 
-    def select(self, rows: list[int]) -> Operator:
+    def select(self, rows: list[int]) -> Self:
         return self._with(self.linear_part.select(rows))
 
-    def _with(self, linear_part: Operator) -> Operator:
+    def _with(self, linear_part: Operator) -> Self:
         if linear_part is self.linear_part:
             return self
         chosen = with_buffers(self)

@@ -55,7 +55,7 @@ class TiltSampler:
         limit: Largest tilt in pixels; what lies beyond is clipped.
 
     Raises:
-        ValueError: If an argument is out of range; when drawn, if a patch is larger than the image.
+        ValueError: If an argument is out of range; when drawn, if a patch exceeds the image.
 
     Source: Chung et al. 2023 (BlindDPS), code; after Chimitt and Chan 2020.
     """

@@ -44,7 +44,6 @@ class TemporalBlur(SpectralOperator):
         super().__init__()
         self.width = int(require_odd(width, "width"))
         self.boundary = require_choice(boundary, BOUNDARIES, "boundary")
-        self.spectrum_type = TimeFourier if boundary == "circular" else None
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_domain(tuple(x.shape))

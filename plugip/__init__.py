@@ -15,7 +15,7 @@ if not (_here / "conf").is_dir() and (_here.parent / "conf" / "config.yaml").is_
     __path__.append(str(_here.parent))
 
 if TYPE_CHECKING:
-    from plugip.build import build as build
+    from plugip.building import build as build
     from plugip.loop import solve as solve
     from plugip.method import Info as Info
     from plugip.method import Method as Method
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from plugip.rng import Rng as Rng
 
 _HOMES = {
-    "build": "build",
+    "build": "building",
     "solve": "loop",
     "Info": "method",
     "Method": "method",

@@ -12,6 +12,9 @@ from plugip.linalg import norm
 from plugip.problem import Problem
 
 
+FITS_NOISE = 0.5  # a MAP answer may lie somewhat below 1: y's noise is in part fitted
+
+
 @dataclass(frozen=True)
 class Diagnostics:
     """Signs of trust for one restored image.
@@ -82,6 +85,11 @@ def _one(
 def _say_residual(d: Diagnostics) -> str:
     if d.residual_to_noise is None:
         return "noise level unknown: no statement about the fit"
+    if d.explains_y and d.residual_to_noise < FITS_NOISE:
+        return (
+            f"the answer fits the noise as well: residual is {d.residual_to_noise:.2f} times the "
+            "noise; stop earlier (stopping=discrepancy), or check the noise level"
+        )
     if d.explains_y:
         return f"the answer explains y: residual is {d.residual_to_noise:.2f} times the noise"
     return (

@@ -15,7 +15,7 @@ def choose(choices: Mapping[str, T], name: str, what: str) -> T:
 
 
 def require_choice(value: str, choices: Iterable[str], what: str) -> str:
-    """Returns ``value`` if it is among the choices; else raises a ValueError as ``choose`` does."""
+    """Returns ``value`` if it is among the choices; else raises as ``choose`` does."""
     options = list(choices)
     if value in options:
         return value
@@ -24,6 +24,6 @@ def require_choice(value: str, choices: Iterable[str], what: str) -> str:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Returns "; did you mean ...?" with the most similar choice, or nothing if none is similar."""
+    """Returns "; did you mean ...?" with the most similar choice, or nothing."""
     near = difflib.get_close_matches(str(name), list(choices), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -181,7 +181,7 @@ def test_a_composition_with_a_blind_part_is_blind(inside: bool):
 def test_gradients_reach_theta_through_a_composition():
     both, x = Square() @ Gain(), normal(1, 1, 2, 2)
     theta = torch.zeros(1, 1, 1, 1).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda t: both.at(both.constrain(t))(x), theta)
+    assert torch.autograd.gradcheck(lambda t: both.at(both.constrain(t))(x), theta)  # type: ignore[operator]
 
 
 def test_a_blind_operator_tells_how_to_use_it():
@@ -190,7 +190,7 @@ def test_a_blind_operator_tells_how_to_use_it():
     with pytest.raises(TypeError, match="BlindComposition has an unknown part"):
         (Gain() @ Shrink())(normal(1, *IMAGE))
     with pytest.raises(TypeError, match="Gain @ Gain has two unknown parts"):
-        Gain() @ Gain()
+        _ = Gain() @ Gain()
 
     class Silent(Gain):
         def draw_theta(self, rng: Rng, x_shape: tuple[int, ...]) -> Tensor:
@@ -252,8 +252,9 @@ def test_a_stack_observes_what_its_parts_observe():
     mask = (normal(3, 1, 4, 6) > 0).double()
     a = stack(Identity(), Masked(mask), image_shape=IMAGE)
     want = torch.cat([torch.ones(3, 48).double(), mask.expand(3, *IMAGE).flatten(1)], 1)
+    assert a.observed is not None
     close(a.observed, want)
-    close(a.select([2]).observed, want[2:])
+    close(a.select([2]).observed, want[2:])  # type: ignore[arg-type]
     assert stack(Identity(), Shrink()).observed is None
 
 
@@ -374,7 +375,7 @@ def test_what_is_drawn_is_shared_by_the_frames_of_a_video():
 def test_folded_masks_are_observed_in_every_frame():
     mask = (normal(2, 1, 4, 6) > 0).double()
     assert on_frames(Masked(mask)).observed.shape == (2, 1, 1, 4, 6)  # type: ignore[union-attr]
-    close(per_channel(Masked(mask)).observed, mask)
+    close(per_channel(Masked(mask)).observed, mask)  # type: ignore[arg-type]
     assert on_frames(Identity()).observed is None
 
 

@@ -1,4 +1,4 @@
-"""What one seed iteration costs: two forwards of FLOPs a step, and flat memory with checkpointing."""
+"""What one seed iteration costs: two forwards of FLOPs a step; checkpointing keeps memory flat."""
 
 import pytest
 import torch

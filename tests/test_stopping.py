@@ -141,7 +141,9 @@ def test_halt_off_keeps_the_last_iterate_beside_the_pick():
     solution = solve(toy_problem(), Stopped(method, Discrepancy(tau=3.0), halt=False))
     assert torch.equal(solution.last, solve(toy_problem(), method).last)
     assert not torch.equal(solution.last, solution.x_hat)
-    assert all(0 < pick < step for pick, step in zip(solution.answer_steps, solution.steps))
+    assert all(
+        0 < pick < step for pick, step in zip(solution.answer_steps, solution.steps, strict=True)
+    )
 
 
 @pytest.mark.parametrize("rule", [ESWMV(3, 4), Discrepancy(), BestLoss(), Budget(3)])

@@ -99,6 +99,71 @@ class Drifting(Operator):
         return self.gain * x
 
 
+class Coil(LinearOperator):
+    """A sound operator with complex measurements of real images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.complex(x, x.roll(1, -1))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y.real + y.imag.roll(-1, -1)
+
+
+class ForgetsConjugate(Coil):
+    """Takes the imaginary part with the wrong sign."""
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y.real - y.imag.roll(-1, -1)
+
+
+class ComplexAdjoint(Coil):
+    """Leaves an imaginary part on real images."""
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return torch.complex(super().adjoint(y), y.imag)
+
+
+class Turn(LinearOperator):
+    """A sound operator on complex images."""
+
+    complex_domain = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (0.6 + 0.8j) * x.roll(1, -1)
+
+
+class Conjugates(Turn):
+    """Is linear in real numbers only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.conj()
+
+
+class WrongTurnBack(Turn):
+    """Turns the phase the wrong way."""
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return (0.6 + 0.8j) * y.roll(-1, -1)
+
+
+def test_sound_complex_operators_pass():
+    check_operator(Coil(), SHAPE).require()
+    check_operator(Turn(), SHAPE).require()
+
+
+@pytest.mark.parametrize(
+    ("operator", "fault"),
+    [
+        (ForgetsConjugate(), "adjoint (dot product)"),
+        (ComplexAdjoint(), "adjoint (dot product)"),
+        (WrongTurnBack(), "adjoint (dot product)"),
+        (Conjugates(), "linear"),
+    ],
+)
+def test_faulty_complex_operators_are_caught(operator: Operator, fault: str):
+    assert fault in failures(check_operator(operator, SHAPE))
+
+
 def test_sound_operators_pass():
     check_operator(Roll(), SHAPE).require()
     check_operator(Attenuate(), SHAPE).require()

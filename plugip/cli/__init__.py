@@ -105,7 +105,7 @@ def _threads(cfg: DictConfig) -> int:
 
 def _experiment(cfg: DictConfig) -> Experiment:
     """Builds the parts, cheap ones first, so that bad input shows before weights are loaded."""
-    from plugip.build import build, resolved
+    from plugip.building import build, resolved
     from plugip.data import ImageFolder
     from plugip.experiment import Experiment, choose_device
     from plugip.record import Record
@@ -188,7 +188,7 @@ def _reports(cfg: DictConfig, wanted: list[str]) -> list[Any]:
     import torch
 
     from plugip import testing
-    from plugip.build import build, resolved
+    from plugip.building import build, resolved
 
     torch.set_num_threads(_threads(cfg))
     side = cfg.data.size or 64

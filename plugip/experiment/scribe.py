@@ -123,9 +123,12 @@ class Scribe:
         if baseline is not None:
             yield self._judged(self._row(case.id, "input", status), case, problem, baseline)
         last = self._row(case.id, "last", status, step=solution.steps[0], **cost)
-        yield self._judged(last, case, problem, solution.last, None if stopped else solution.z)
+        # The seed that a solution holds is that of its answer.
+        seed = None if stopped else solution.z
+        yield self._judged(last, case, problem, solution.last, seed)
         if stopped:
-            row = self._row(case.id, "stopped", status, step=_picked_step(solution), **cost)
+            step = solution.answer_steps[0] or solution.steps[0]  # 0: the rule never fired
+            row = self._row(case.id, "stopped", status, step=step, **cost)
             yield self._judged(row, case, problem, solution.x_hat, solution.z)
         if best is not None:
             row = self._row(case.id, "oracle", status, step=best[0], **cost)

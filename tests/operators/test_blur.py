@@ -3,10 +3,16 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from plugip.operators import GaussianBlur
-from plugip.operators.blur import gaussian_taps
+from plugip.building import build
 from plugip.operators.separable import BOUNDARIES, toeplitz
+from plugip.operators.separable_blur import (
+    AnisotropicGaussianBlur,
+    GaussianBlur,
+    UniformBlur,
+    gaussian_taps,
+)
 from plugip.spectral import FourierSpectrum, KroneckerSpectrum
+from plugip.testing import check_operator
 
 CASES = {
     "reflect": "dps_gaussian_61_3_reflect_64",
@@ -93,6 +99,63 @@ def test_circular_blur_does_not_amplify():
 def test_gradients(tools, boundary):
     x = tools.normal(1, 1, 6, 7).requires_grad_()
     assert torch.autograd.gradcheck(GaussianBlur(1.0, 5, boundary), x)
+
+
+@pytest.mark.parametrize(
+    ("compat", "case", "tolerance"),
+    # DDRM's own code computes in float32.
+    [(None, "uniform9_correct_zero_16", 1e-8), ("ddrm", "ddrm_deblur_uni9_consistent_16", 1e-5)],
+)
+def test_golden_uniform_blur(tools, compat, case, tolerance):
+    y = UniformBlur(9, compat=compat)(tools.hash_image(1, 3, 16, 16))
+    tools.case(y, tools.golden("blur")["cases"][case], tolerance)
+
+
+def test_ddrm_loses_light_and_small_singular_values():
+    s = torch.linalg.svdvals(torch.from_numpy(UniformBlur(compat="ddrm").recipe.matrix(64)))
+    assert bool(((s > 3e-2) | (s < 1e-12)).all()) and bool((s < 1e-12).any())
+    y = UniformBlur(compat="ddrm")(torch.ones(1, 1, 64, 64, dtype=torch.float64))
+    assert float(y[..., 32, 32]) == pytest.approx((8 / 9) ** 2, abs=0.05)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("size", [(9, 9), (8, 11)])
+def test_other_separable_blurs_are_spectral(tools, boundary, size):
+    for A in (UniformBlur(5, boundary), AnisotropicGaussianBlur((0.5, 0.8), 5, boundary)):
+        check_operator(A, (2, 3, *size)).require()
+        tools.adjoint(A, (2, 3, *size), 1e-5, torch.float32)
+        tools.spectrum(A, (2, 3, *size))
+
+
+def test_anisotropic_blur_is_wide_across(tools):
+    x = torch.zeros(1, 1, 15, 15, dtype=torch.float64)
+    x[..., 7, 7] = 1
+    y = AnisotropicGaussianBlur((1.0, 20.0), 9)(x)[0, 0, 3:12, 3:12]
+    line = np.arange(9) - 4
+    down, across = (np.exp(-0.5 * (line / s) ** 2) for s in (1, 20))
+    want = np.outer(down / down.sum(), across / across.sum())
+    tools.close(y, torch.from_numpy(want), 1e-13)
+    tools.penrose(AnisotropicGaussianBlur((0.4, 0.6), 5, "reflect"), (2, 1, 9, 8))
+
+
+def test_config_round_trip(tools):
+    x, where = tools.hash_image(2, 3, 16, 18), "plugip.operators.separable_blur"
+    node = {"_target_": f"{where}.AnisotropicGaussianBlur", "std": [1.0, 20.0], "size": 9}
+    node |= {"boundary": "zero", "compat": "ddrm"}
+    tools.close(build(node)(x), AnisotropicGaussianBlur(compat="ddrm")(x), 0)
+
+
+def test_errors_of_other_separable_blurs():
+    with pytest.raises(ValueError, match="size must be an odd, positive whole number"):
+        UniformBlur(8)
+    with pytest.raises(ValueError, match=r"unknown compat 'drm'.*did you mean 'ddrm'"):
+        UniformBlur(compat="drm")
+    with pytest.raises(ValueError, match=r"compat='ddrm' needs boundary='zero', got 'reflect'"):
+        AnisotropicGaussianBlur(boundary="reflect", compat="ddrm")
+    with pytest.raises(ValueError, match="std must be a positive, finite number, got -1"):
+        AnisotropicGaussianBlur((1, -1))
+    with pytest.raises(ValueError, match=r"9 taps reaches 4 pixels .* only 4 pixels wide"):
+        UniformBlur()(torch.zeros(1, 1, 9, 4))
 
 
 def test_errors():

@@ -153,7 +153,7 @@ def test_errors():
         DenseField(torch.ones(1, 3, 16))
     with pytest.raises(ValueError, match="NaN"):
         DenseField(torch.full((3, 16), float("inf")))
-    with pytest.raises(ValueError, match="floating point or complex, got torch.int64"):
+    with pytest.raises(ValueError, match=r"floating point or complex, got torch\.int64"):
         DenseField(torch.ones(3, 16, dtype=torch.int64))
     with pytest.raises(TypeError, match="matrix must be a tensor"):
         LinearInverseScattering(GaussianMatrix())  # type: ignore[arg-type]

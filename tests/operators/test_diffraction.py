@@ -8,11 +8,10 @@ from plugip.operators.diffraction import (
     CodeSampler,
     FarFieldCDI,
     FourierHolography,
-    NearFieldHolography,
     OctanaryCodes,
-    Propagation,
     UniformPhaseCodes,
 )
+from plugip.operators.near_field import NearFieldHolography, Propagation
 from plugip.operators.phase import FourierMagnitude, Phaseless, align
 from plugip.rng import Rng
 from plugip.testing import check_operator
@@ -157,7 +156,7 @@ def test_beam_stop_hides_the_middle(tools):
     assert int(hidden.sum()) == 13 and bool(hidden[8, 8]) and not bool(hidden[8, 11])
     assert bool((y[..., hidden] == 0).all())
     tools.close(y[..., ~hidden], whole[..., ~hidden], 1e-14)
-    assert count_observed(y, A.observed).tolist() == [16 * 16 - 13] * 2
+    assert torch.as_tensor(count_observed(y, A.observed)).tolist() == [16 * 16 - 13] * 2
     given = FarFieldCDI("real", detector=A.observed)
     tools.close(given(x), y, 0)
 
@@ -174,7 +173,7 @@ def test_selecting_images_selects_their_codes(tools):
     A = CodedDiffraction(OctanaryCodes(2)).realise(Rng(0, "a", "abc"), (3, 1, 8, 8))
     x = tools.normal(3, 1, 8, 8)
     tools.close(A.select([2, 0])(x[[2, 0]]), A(x)[[2, 0]], 1e-14)
-    assert A.linear_part.codes_parts.shape[0] == 3
+    assert dict(A.linear_part.named_buffers())["codes_parts"].shape[0] == 3
 
 
 @pytest.mark.parametrize("model", ["angular_spectrum", "fresnel"])
@@ -238,7 +237,7 @@ def test_errors():
         CodedDiffraction(torch.ones(4, 8, 8))
     with pytest.raises(ValueError, match="must not all be 0"):
         CodedDiffraction(torch.zeros(1, 4, 8, 8))
-    with pytest.raises(ValueError, match="codes of shape .* do not fit"):
+    with pytest.raises(ValueError, match=r"codes of shape .* do not fit"):
         CodedDiffraction(golden_codes())(torch.zeros(2, 1, 8, 9))
     with pytest.raises(RuntimeError, match="has no masks yet"):
         CodedDiffraction(OctanaryCodes())(x)
@@ -256,7 +255,7 @@ def test_errors():
         FarFieldCDI(axes=4)
     with pytest.raises(ValueError, match="support must hold only 0 and 1"):
         FarFieldCDI("real", support=torch.full((1, 1, 8, 8), 0.5))
-    with pytest.raises(ValueError, match="the support of shape .* does not fit"):
+    with pytest.raises(ValueError, match=r"the support of shape .* does not fit"):
         FarFieldCDI("real", support=torch.ones(1, 1, 4, 8))(x)
     with pytest.raises(ValueError, match="images need 2 channels"):
         FarFieldCDI("channels")(x)

@@ -147,14 +147,14 @@ def test_file_kernels(tmp_path):
     with pytest.raises(ValueError, match="finite with a positive sum, got 0"):
         FileKernel(str(tmp_path / "zero.npy")).build()
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match="cannot read a kernel from"):
+    with pytest.raises(ValueError, match=r"cannot read a kernel from"):
         FileKernel(str(tmp_path / "text.png")).build()
-    with pytest.raises(FileNotFoundError, match="no kernel file 'none.npy'"):
+    with pytest.raises(FileNotFoundError, match=r"no kernel file 'none\.npy'"):
         FileKernel("none.npy")
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="std must be a positive, finite number, got 0"):
+    with pytest.raises(ValueError, match=r"std must be a positive, finite number, got 0"):
         GaussianKernel((1, 0))
     with pytest.raises(ValueError, match=r"std must be one number or two .*got \(1, 2, 3\)"):
         GaussianKernel((1, 2, 3))  # pyright: ignore[reportArgumentType]
@@ -162,7 +162,7 @@ def test_errors():
         GaussianKernel(size=4)
     with pytest.raises(ValueError, match="size must be one positive whole number or two"):
         UniformKernel(0)
-    with pytest.raises(ValueError, match="radius must be a positive"):
+    with pytest.raises(ValueError, match=r"radius must be a positive"):
         DefocusKernel(-1)
     with pytest.raises(ValueError, match="alias_std must be finite and not negative, got -1"):
         DefocusKernel(alias_std=-1)

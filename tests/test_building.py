@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from plugip.build import BuildError, build
+from plugip.building import BuildError, build
 from plugip.methods import DMPlug
 from plugip.noise import GaussianNoise, UnknownNoise
 
