@@ -31,8 +31,9 @@ class Blur(LinearOperator):
 
     for every channel of x (B, C, H, W), with the origin o; ``flip=True`` convolves instead,
     x[i - j + o]. y has the shape of x, or (B, C, H - kh + 1, W - kw + 1) for "valid", and the
-    range of x if k >= 0 and sum k = 1 (a zero boundary darkens the edges towards 0). Computed by
-    FFT in float32 or float64; the adjoint is exact and as fast. ``Blur(k, "circular")`` is a
+    range of x if k >= 0 and sum k = 1 (a zero boundary darkens the edges towards 0). Computed in
+    float32 or float64, large kernels by FFT; the adjoint is exact and as fast.
+    ``Blur(k, "circular")`` is a
     ``CircularBlur``, with SVD, pseudo-inverse and damped solve in closed form; at the other
     boundaries ``solve_normal`` iterates.
 
@@ -91,6 +92,8 @@ class Blur(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         geometry = self._geometry(tuple(x.shape), x)
+        if geometry.is_small:
+            return geometry.directly(x, self._taps()[:, 0].to(x.dtype))
         return geometry.by_fft(x, self._transfer(geometry, x))
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -100,6 +103,8 @@ class Blur(LinearOperator):
                 f"y must have {geometry.output[0]} x {geometry.output[1]} pixels, "
                 f"got {tuple(y.shape)}"
             )
+        if geometry.is_small:
+            return geometry.directly_adjoint(y, self._taps()[:, 0].to(y.dtype))
         return geometry.by_fft_adjoint(y, self._transfer(geometry, y))
 
     def check_domain(self, x_shape: Shape) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 from plugip.operator import BlindOperator, Operator, Shape
 from plugip.operators._options import as_sides, require_count, require_positive
 from plugip.operators.blind_blur import CONSTRAINTS, KernelDraw, drawn_kernel, first_guess
-from plugip.operators.blur import gaussian_taps
 from plugip.operators.kernel_blur import Place, kernel_blur, require_origin, require_reach
 from plugip.operators.separable import BOUNDARIES
+from plugip.operators.separable_blur import gaussian_taps
 from plugip.operators.warp import Warp
 from plugip.options import choose, require_choice
 

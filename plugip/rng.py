@@ -56,6 +56,30 @@ class Rng:
         """Draws numbers uniform in [0, 1), (B, *shape), on the device and dtype of ``like``."""
         return self._gather([torch.rand(tuple(shape), generator=g) for g in self._streams], like)
 
+    def poisson(self, rate: Tensor) -> Tensor:
+        """Draws photon counts of the given rates, one uniform number for each entry.
+
+        Counts are quantiles of those numbers, so a rate that differs in its last bit, as between a
+        GPU and a CPU, moves a rare count by one and leaves every other draw as it is.
+
+        Args:
+            rate: Expected counts, (B, ...), not negative; constants of the draw.
+
+        Returns:
+            Counts, of the shape, device and dtype of ``rate``.
+
+        Raises:
+            ValueError: If a rate is negative, infinite or NaN, or B is not the number of images.
+        """
+        if rate.shape[0] != len(self):
+            raise ValueError(f"rates of {rate.shape[0]} images do not fit {len(self)} streams")
+        known = rate.detach().to(device="cpu", dtype=torch.float64)
+        if not bool(((known >= 0) & (known < float("inf"))).all()):
+            raise ValueError("Poisson rates must be finite and not negative; clamp them at 0")
+        shape = tuple(known.shape[1:])
+        levels = [torch.rand(shape, generator=g, dtype=torch.float64) for g in self._streams]
+        return poisson_quantile(torch.stack(levels), known).to(rate)
+
     def integers(self, low: int, high: int) -> list[int]:
         """Draws one integer in [low, high) for each image."""
         return [int(torch.randint(low, high, (), generator=g)) for g in self._streams]
@@ -78,3 +102,27 @@ class Rng:
     def _gather(draws: list[Tensor], like: Tensor | None) -> Tensor:
         stacked = torch.stack(draws)
         return stacked if like is None else stacked.to(device=like.device, dtype=like.dtype)
+
+
+def poisson_quantile(level: Tensor, rate: Tensor) -> Tensor:
+    """Returns the least count k with P(N <= k) >= level for N ~ Poisson(rate), entry by entry.
+
+    Args:
+        level: Probabilities in [0, 1), float64.
+        rate: Expected counts, float64, of the same shape.
+    """
+    u, lam = level.flatten(), rate.flatten()
+    # Cornish-Fisher expansion: mostly right, or off by one; the walks below make it exact.
+    z = torch.special.ndtri(u.clamp(1e-300, 1 - 2**-53))
+    k = (lam + lam.sqrt() * z + (z.square() - 1) / 6).floor().clamp_min(0)
+    low = torch.arange(len(u))
+    while len(low := low[_cdf(k[low], lam[low]) < u[low]]):
+        k[low] += 1
+    high = torch.arange(len(u))
+    while len(high := high[(k[high] > 0) & (_cdf(k[high] - 1, lam[high]) >= u[high])]):
+        k[high] -= 1
+    return k.reshape(level.shape)
+
+
+def _cdf(k: Tensor, rate: Tensor) -> Tensor:
+    return torch.special.gammaincc(k.clamp_min(0) + 1, rate)

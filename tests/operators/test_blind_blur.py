@@ -12,9 +12,9 @@ from plugip.operators.blind_blur import (
     find_shift,
     move,
 )
-from plugip.operators.blur import gaussian_taps
 from plugip.operators.kernel_blur import KernelBlur, kernel_blur
 from plugip.operators.separable import BOUNDARIES
+from plugip.operators.separable_blur import gaussian_taps
 from plugip.rng import Rng
 from plugip.testing import check_operator
 

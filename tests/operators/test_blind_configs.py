@@ -63,5 +63,5 @@ def test_the_temporal_blur_builds():
 
 def test_the_neural_blur_asks_for_its_weights():
     assert config("bkse")["weights"] == "???"
-    with pytest.raises(MissingWeightsError, match="as operator.weights"):
+    with pytest.raises(MissingWeightsError, match=r"as operator\.weights"):
         build(config("bkse") | {"weights": "nowhere.pth"})

@@ -73,7 +73,7 @@ def test_equals_the_separable_blur(tools, boundary):
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("shape", [(2, 3, 9, 9), (2, 1, 8, 11)])
-@pytest.mark.parametrize("kernel", [asymmetric(), asymmetric(4, 3)])
+@pytest.mark.parametrize("kernel", [asymmetric(), asymmetric(4, 3), asymmetric(3, 8)])
 def test_is_a_linear_operator(tools, boundary, shape, kernel):
     A = Blur(kernel, boundary, origin=(1, 2))
     assert isinstance(A, SpectralOperator) == (boundary == "circular")
@@ -168,7 +168,7 @@ def test_gradients(tools, boundary):
 
 
 def test_kept_transfer_functions_follow_the_kernel(tools):
-    A, x = circular(asymmetric()), tools.normal(*SHAPE)
+    A, x = circular(asymmetric(7, 7)), tools.normal(*SHAPE)
     before = A(x)
     A.spectrum(SHAPE)
     twin = copy.deepcopy(A)
@@ -176,13 +176,13 @@ def test_kept_transfer_functions_follow_the_kernel(tools):
     tools.close(A(x), 2 * before, 1e-12)
     tools.close(SpectralOperator.forward(A, x), 2 * before, 1e-12)
     tools.close(twin(x), before, 0)
-    A.kernel = asymmetric().mT[None].contiguous()
-    tools.close(A(x), Blur(asymmetric().mT, "circular")(x), 1e-12)
-    tools.close(A(x[..., :8, :]), Blur(asymmetric().mT, "circular")(x[..., :8, :]), 1e-12)
+    A.kernel = asymmetric(7, 7).mT[None].contiguous()
+    tools.close(A(x), Blur(asymmetric(7, 7).mT, "circular")(x), 1e-12)
+    tools.close(A(x[..., :8, :]), Blur(asymmetric(7, 7).mT, "circular")(x[..., :8, :]), 1e-12)
     with torch.inference_mode():
-        B = Blur(asymmetric())
+        B = Blur(asymmetric(7, 7))
         inside = B(x)
-    tools.close(inside, Blur(asymmetric())(x), 0)
+    tools.close(inside, Blur(asymmetric(7, 7))(x), 0)
     assert A.float()(x.float()).dtype == SINGLE
 
 
@@ -227,6 +227,28 @@ def test_config_round_trip(tools, boundary):
     want = Blur(GaussianKernel((1.0, 2.0), 5, 30.0), boundary, origin=(1, 2))
     tools.close(A(x), want(x), 0)
     assert type(A) is type(want)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("size", [(5, 5), (4, 3), (1, 8)])
+def test_sums_and_ffts_agree(tools, boundary, size):
+    geometry = Correlation(size, (0, 2), boundary, (8, 11))
+    k, x = tools.normal(2, *size), tools.normal(2, 3, 8, 11)
+    y, transfer = geometry.directly(x, k), geometry.transfer(k)[:, None]
+    tools.close(geometry.by_fft(x, transfer), y, 1e-12)
+    tools.close(geometry.by_fft(x[:, :, None], transfer[:, None], over=1)[:, 0], y.sum(1), 1e-12)
+    w = tools.normal(*y.shape, seed=1)
+    back = geometry.directly_adjoint(w, k)
+    tools.close(geometry.by_fft_adjoint(w, transfer), back, 1e-12)
+    assert float((back * x).sum()) == pytest.approx(float((w * y).sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_large_kernels(tools, boundary):
+    A, shape = Blur(asymmetric(11, 11), boundary, flip=True), (2, 3, 14, 13)
+    assert not A._geometry(shape).is_small
+    check_operator(A, shape).require()
+    tools.adjoint(A, shape, 1e-5, SINGLE)
 
 
 def test_fast_lengths():

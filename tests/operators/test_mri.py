@@ -187,6 +187,17 @@ def test_counts_of_masks():
     assert float(middle) > 3 * float(edge)
 
 
+def test_odd_middles_lie_as_published():
+    # fastMRI starts at (w - low + 1) // 2, InverseBench at (w - low) // 2.
+    for kind, middle in (("fastmri_random", [7, 8, 9]), ("inversebench_random", [6, 7, 8])):
+        mask = legacy_mri_mask(np.random.RandomState(0), kind, 16, 5, 0.19)[0, 0, 0]
+        assert bool((mask[middle] == 1).all())
+    mask = ExactLines(16 / 3, 0.19).draw(Rng(0, "m", "a"), (1, 2, 1, 16))[0, 0, 0]
+    assert mask.nonzero()[:, 0].tolist() == [6, 7, 8]
+    mask = RandomLines(16 / 3, 0.19).draw(Rng(0, "m", "a"), (1, 2, 1, 16))[0, 0, 0]
+    assert mask.nonzero()[:, 0].tolist() == [7, 8, 9]
+
+
 def test_full_sampling_keeps_everything(tools):
     for sampler in (
         ExactLines(1, 0.1),

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from plugip.operator import BlindOperator, LinearOperator
-from plugip.operators.blur import gaussian_taps
 from plugip.operators.kernel_blur import kernel_blur
+from plugip.operators.separable_blur import gaussian_taps
 from plugip.operators.turbulence import BlindTurbulence, TiltSampler, turbulence
 from plugip.operators.warp import Warp
 from plugip.rng import Rng
