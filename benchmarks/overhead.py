@@ -27,7 +27,7 @@ from plugip import GaussianNoise, Problem, measure
 from plugip.engine.adam import Adam
 from plugip.methods import DMPlug
 from plugip.operators import BicubicDownsample
-from plugip.priors import faces64
+from plugip.priors import DiffusersUNet, faces64
 from plugip.reverse import Generator
 from plugip.rng import Rng
 
@@ -63,7 +63,9 @@ class Bench:
 
     def bare(self) -> Callable[[], object]:
         """Returns forwards, loss and backward with nothing around them."""
-        network, y = self.problem.prior.net, self.problem.y
+        prior, y = self.problem.prior, self.problem.y
+        assert isinstance(prior, DiffusersUNet)
+        network = prior.net
         operator = self.problem.operator
         z = torch.zeros(self.problem.batch, *self.problem.prior.shape)
 

@@ -1,24 +1,141 @@
 """Forward operators: what is measured of an image, y = A(x), in one file per family."""
 
-from plugip.operators.blur import GaussianBlur
-from plugip.operators.camera_blur import CameraResponseBlur
+from plugip.composition import Decoder, LatentOperator, stack
+from plugip.folding import on_frames, per_channel
+from plugip.operators.average_pool import AveragePool
+from plugip.operators.bkse import BKSE, LatentSampler, MissingWeightsError, legacy_daps_latent
+from plugip.operators.blind_blur import BlindBlur, align_shift, find_shift, move
+from plugip.operators.blind_camera import BlindExposure, BlindShift, Exposure, Shift
+from plugip.operators.blur import Blur, CircularBlur, DefocusBlur, MotionBlur
+from plugip.operators.blur_downsample import BicubicKernel, BlurDownsample, CircularBlurDownsample
+from plugip.operators.brush import BrushMask
+from plugip.operators.camera_blur import CameraResponseBlur, SaturatedBlur
+from plugip.operators.decimate import Decimate
 from plugip.operators.denoise import Denoise
 from plugip.operators.downsample import BicubicDownsample
+from plugip.operators.frame_average import FrameAverage, FrameAverageBlur, PathShifts, ShiftSampler
+from plugip.operators.grayscale import Grayscale
+from plugip.operators.hadamard import WalshHadamard, walsh_hadamard
 from plugip.operators.inpaint import Inpaint
-from plugip.operators.masks import BoxMask, FileMask, MaskSampler, RandomMask, legacy_dps_mask
+from plugip.operators.jpeg import JPEG
+from plugip.operators.kernels import (
+    DefocusKernel,
+    FileKernel,
+    FixedKernel,
+    GaussianKernel,
+    KernelSampler,
+    MotionKernel,
+    UniformKernel,
+    legacy_motion_kernel,
+    rasterise,
+    trajectory,
+)
+from plugip.operators.masks import (
+    BernoulliMask,
+    BoxMask,
+    ExtremeMask,
+    FileMask,
+    MaskSampler,
+    RandomMask,
+    legacy_dps_mask,
+)
+from plugip.operators.matrix_sensing import BlockSensing, DenseSensing
 from plugip.operators.phase import FourierMagnitude, align
+from plugip.operators.pointwise import Clip, Quantize
+from plugip.operators.sensing_samplers import (
+    GaussianMatrix,
+    MatrixSampler,
+    OrthonormalRows,
+    RandomRows,
+    RandomSigns,
+    RowSampler,
+    SignSampler,
+)
+from plugip.operators.separable_blur import AnisotropicGaussianBlur, GaussianBlur, UniformBlur
+from plugip.operators.turbulence import BlindTurbulence, TiltSampler
+from plugip.operators.varying_blur import ConvolutionProduct, ProductConvolution
+from plugip.operators.video import TemporalBlur
+from plugip.operators.warp import Warp, flow_validity
 
 __all__ = [
+    "AnisotropicGaussianBlur",
+    "AveragePool",
+    "BKSE",
+    "BernoulliMask",
     "BicubicDownsample",
+    "BicubicKernel",
+    "BlindBlur",
+    "BlindExposure",
+    "BlindShift",
+    "BlindTurbulence",
+    "BlockSensing",
+    "Blur",
+    "BlurDownsample",
     "BoxMask",
+    "BrushMask",
     "CameraResponseBlur",
+    "CircularBlur",
+    "CircularBlurDownsample",
+    "Clip",
+    "ConvolutionProduct",
+    "Decimate",
+    "Decoder",
+    "DefocusBlur",
+    "DefocusKernel",
     "Denoise",
+    "DenseSensing",
+    "Exposure",
+    "ExtremeMask",
+    "FileKernel",
     "FileMask",
+    "FixedKernel",
     "FourierMagnitude",
+    "FrameAverage",
+    "FrameAverageBlur",
     "GaussianBlur",
+    "GaussianKernel",
+    "GaussianMatrix",
+    "Grayscale",
     "Inpaint",
+    "JPEG",
+    "KernelSampler",
+    "LatentOperator",
+    "LatentSampler",
     "MaskSampler",
+    "MatrixSampler",
+    "MissingWeightsError",
+    "MotionBlur",
+    "MotionKernel",
+    "OrthonormalRows",
+    "PathShifts",
+    "ProductConvolution",
+    "Quantize",
     "RandomMask",
+    "RandomRows",
+    "RandomSigns",
+    "RowSampler",
+    "SaturatedBlur",
+    "Shift",
+    "ShiftSampler",
+    "SignSampler",
+    "TemporalBlur",
+    "TiltSampler",
+    "UniformBlur",
+    "UniformKernel",
+    "WalshHadamard",
+    "Warp",
     "align",
+    "align_shift",
+    "find_shift",
+    "flow_validity",
+    "legacy_daps_latent",
     "legacy_dps_mask",
+    "legacy_motion_kernel",
+    "move",
+    "on_frames",
+    "per_channel",
+    "rasterise",
+    "stack",
+    "trajectory",
+    "walsh_hadamard",
 ]

@@ -184,7 +184,7 @@ class FieldOperator(LinearOperator):
         return 2 if self.domain == "channels" else objects
 
 
-def with_buffers(operator: A, **buffers: Tensor) -> A:
+def with_buffers(operator: A, buffers: dict[str, Tensor]) -> A:
     """Returns a shallow copy that has other tensors in some buffers."""
     chosen = copy.copy(operator)
     chosen._buffers = operator._buffers | buffers

@@ -197,6 +197,8 @@ class CircularBlur(Blur, SpectralOperator):
     frequencies; ``pinv`` drops values below ``rcond`` times the largest of each image.
     """
 
+    spectrum_type = FourierSpectrum
+
     def spectrum(self, x_shape: Shape) -> FourierSpectrum:
         geometry = self._geometry(x_shape)
         return self._remember(

@@ -22,7 +22,7 @@ class ParallelBeamCT(LinearOperator):
     The image, surrounded by zeros up to D = ceil(diagonal) pixels, is rotated with bilinear
     interpolation and its rows are summed. x is (B, C, H, W); y is (B, C, D, angles), in pixels
     times the values of x. The map is linear in x; of an attenuation u = (x + 1) / 2 the sums are
-    (A x + A 1) / 2. The adjoint is exact: it is the vector-Jacobian product.
+    (A x + A 1) / 2. The adjoint is exact, the transpose of the interpolation.
 
     Args:
         angles: Number of angles, evenly spaced in [0, 180); or a list of angles in degrees. 20 to
@@ -53,6 +53,16 @@ class ParallelBeamCT(LinearOperator):
         self.check_domain(tuple(x.shape))
         y = _project(x, self.angles)
         return y / self.norm(tuple(x.shape)) if self.normalise else y
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        x_shape = self.domain_shape(tuple(y.shape))
+        if self.measurement_shape(x_shape) != tuple(y.shape):
+            raise ValueError(
+                f"{len(self.angles)} angles and images of shape {x_shape} give measurements of "
+                f"shape {self.measurement_shape(x_shape)}, but y has shape {tuple(y.shape)}"
+            )
+        x = _back_project(y, x_shape, self.angles)
+        return x / self.norm(x_shape) if self.normalise else x
 
     def norm(self, x_shape: Shape) -> float:
         """Returns the largest singular value of the sums before ``normalise``."""
@@ -113,6 +123,25 @@ def _project(x: Tensor, angles: tuple[float, ...]) -> Tensor:
     return torch.stack(rows, dim=-1).reshape(b, c, d, len(angles))
 
 
+def _back_project(y: Tensor, x_shape: Shape, angles: tuple[float, ...]) -> Tensor:
+    """The transpose of ``_project``: every ray spreads over the pixels that it read."""
+    b, c, h, w = x_shape
+    rays = y.reshape(1, b * c, 1, y.shape[2], len(angles))
+    total = y.new_zeros(1, b * c, h, w)
+    # grid_sample's own derivative, called by name: a VJP would compute the sums once more first.
+    spread, bilinear, zeros = torch.ops.aten.grid_sampler_2d_backward, 0, 0
+    for k, angle in enumerate(angles):
+        lines = rays[..., k].expand(-1, -1, y.shape[2], -1).contiguous()
+        grid = _places(angle, y.shape[2], h, w, y.dtype, y.device)
+        total = (
+            total
+            + spread(lines, torch.zeros_like(total), grid, bilinear, zeros, False, [True, False])[
+                0
+            ]
+        )
+    return total.reshape(x_shape)
+
+
 def _rotated(planes: Tensor, angle: float, d: int) -> Tensor:
     """Rotates about the middle of the padded image, (1, N, H, W) -> (1, N, D, D)."""
     grid = _places(angle, d, *planes.shape[-2:], planes.dtype, planes.device)
@@ -149,12 +178,11 @@ def _ramp_filtered(y: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def _norm(angles: tuple[float, ...], h: int, w: int) -> float:
     # The leading image is smooth and positive, so the start is close to it.
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.no_grad():
         x = torch.ones(1, 1, h, w, dtype=torch.float64)
-        back = torch.func.vjp(lambda v: _project(v, angles), x)[1]
         square, last = 1.0, 0.0
         for _ in range(200):
-            x = back(_project(x / x.norm(), angles))[0].detach()
+            x = _back_project(_project(x / x.norm(), angles), (1, 1, h, w), angles)
             last, square = square, float(x.norm())
             if abs(square - last) <= 1e-6 * square:
                 break

@@ -18,6 +18,8 @@ class Denoise(SpectralOperator):
     Source: Martin et al. 2025 (PnP-Flow), code.
     """
 
+    spectrum_type = DiagonalSpectrum
+
     def __init__(self) -> None:
         super().__init__()
 

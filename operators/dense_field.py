@@ -143,7 +143,7 @@ class DenseField(FieldOperator):
         require_streams(rng, x_shape)
         self.check_domain(x_shape)
         matrix = parts_of(self.sampler.draw(rng.child("matrix"), x_shape))
-        chosen = with_buffers(self, matrix_parts=matrix.to(self.matrix_parts.device))
+        chosen = with_buffers(self, {"matrix_parts": matrix.to(self.matrix_parts.device)})
         chosen.sampler, chosen.size = None, (x_shape[-2], x_shape[-1])
         return chosen
 

@@ -167,7 +167,7 @@ class CodedFourier(FieldOperator):
         require_streams(rng, x_shape)
         self.check_domain(x_shape)
         codes = _require_codes(self.sampler.draw(rng.child("codes"), x_shape))
-        chosen = with_buffers(self, codes_parts=parts_of(codes).to(self.codes_parts.device))
+        chosen = with_buffers(self, {"codes_parts": parts_of(codes).to(self.codes_parts.device)})
         chosen.sampler = None
         return chosen
 
@@ -294,7 +294,7 @@ class FarFieldCDI(Phaseless):
         seen = (square > self.beam_stop**2).float()[None, None]  # type: ignore[operator]
         if not seen.any():
             raise ValueError(f"a beam stop of radius {self.beam_stop} hides all of {sides} pixels")
-        return self._with(with_buffers(self.linear_part, detector=seen.to(self.place.device)))
+        return self._with(with_buffers(self.linear_part, {"detector": seen.to(self.place.device)}))
 
     def _waits(self) -> bool:
         return self.beam_stop > 0 and self.linear_part.observed is None

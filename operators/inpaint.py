@@ -42,6 +42,7 @@ class Inpaint(SpectralOperator):
     """
 
     per_image = ("mask",)
+    spectrum_type = DiagonalSpectrum
     mask: Tensor
 
     def __init__(self, mask: Tensor | MaskSampler, noise_on: str = "observed") -> None:

@@ -62,7 +62,7 @@ class _Cartesian(LinearOperator):
         require_streams(rng, x_shape)
         self.check_domain(x_shape)
         mask = _require_mask(self.sampler.draw(rng.child("mask"), x_shape)).to(self.mask)
-        chosen = with_buffers(self, mask=mask)
+        chosen = with_buffers(self, {"mask": mask})
         chosen.sampler = None
         return chosen
 

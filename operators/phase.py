@@ -103,7 +103,7 @@ class Phaseless(Operator):
     def _with(self, linear_part: Operator) -> Self:
         if linear_part is self.linear_part:
             return self
-        chosen = with_buffers(self)
+        chosen = with_buffers(self, {})
         chosen._modules = self._modules | {"linear_part": linear_part}
         return chosen
 

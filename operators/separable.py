@@ -95,6 +95,8 @@ class Separable(SpectralOperator):
         recipe: How to build the matrix for a number of pixels.
     """
 
+    spectrum_type = KroneckerSpectrum
+
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe

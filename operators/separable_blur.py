@@ -105,6 +105,7 @@ class SeparableBlur(Separable):
     def __init__(self, down: Recipe, across: Recipe, size: tuple[int, int], boundary: str) -> None:
         super().__init__(down)
         self.across, self.boundary, self._taps = across, boundary, size
+        self.spectrum_type = FourierSpectrum if boundary == "circular" else KroneckerSpectrum
 
     def check_domain(self, x_shape: Shape) -> None:
         require_room(self._taps, x_shape, self.boundary)

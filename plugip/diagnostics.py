@@ -11,7 +11,6 @@ from torch import Tensor
 from plugip.linalg import norm
 from plugip.problem import Problem
 
-
 FITS_NOISE = 0.5  # a MAP answer may lie somewhat below 1: y's noise is in part fitted
 
 

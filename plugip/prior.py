@@ -14,10 +14,14 @@ from plugip.path import Path, ValueRange
 
 @dataclass
 class Counter:
-    """Counts what passes a prior's door: forward calls (NFE) and backward passes (VJP)."""
+    """Counts what passes a prior's door: forward calls (NFE), backward (VJP) and tangent (JVP).
+
+    Tangent products are counted by ``plugip.engine.linearize``, whatever they are made of.
+    """
 
     nfe: int = 0
     vjps: int = 0
+    jvps: int = 0
 
     def count_vjp(self, grad: Tensor) -> None:
         """Counts one backward pass; a tensor hook, so it returns nothing."""

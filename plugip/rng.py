@@ -111,9 +111,10 @@ def poisson_quantile(level: Tensor, rate: Tensor) -> Tensor:
         level: Probabilities in [0, 1), float64.
         rate: Expected counts, float64, of the same shape.
     """
-    u, lam = level.flatten(), rate.flatten()
+    # The ends of what float64 draws can reach; beyond them the walks would be long.
+    u, lam = level.flatten().clamp(2**-54, 1 - 2**-53), rate.flatten()
     # Cornish-Fisher expansion: mostly right, or off by one; the walks below make it exact.
-    z = torch.special.ndtri(u.clamp(1e-300, 1 - 2**-53))
+    z = torch.special.ndtri(u)
     k = (lam + lam.sqrt() * z + (z.square() - 1) / 6).floor().clamp_min(0)
     low = torch.arange(len(u))
     while len(low := low[_cdf(k[low], lam[low]) < u[low]]):

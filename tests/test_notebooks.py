@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -17,5 +18,5 @@ def test_every_cell_runs(path: Path):
     for cell in json.loads(path.read_text("utf-8"))["cells"]:
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), str(path), "exec"), names)
-    assert len(matplotlib.pyplot.get_fignums()) >= 2
-    matplotlib.pyplot.close("all")
+    assert len(plt.get_fignums()) >= 2
+    plt.close("all")

@@ -132,6 +132,7 @@ def test_budget_ends_a_run_and_answers_with_its_last_step():
 def test_the_seed_belongs_to_the_pick():
     p, method = toy_problem(), DMPlug(iterations=12)
     solution = solve(p, Stopped(method, Discrepancy(tau=3.0), halt=False))
+    assert solution.z is not None
     x = method.generator(p.prior, solution.z).clamp(-1, 1)
     torch.testing.assert_close(x, solution.x_hat)
 

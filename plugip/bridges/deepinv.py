@@ -25,7 +25,7 @@ try:
     from deepinv.models import Reconstructor
     from deepinv.physics import LinearPhysics, Physics, StackedPhysics, ZeroNoise
 except ModuleNotFoundError as error:
-    if error.name != "deepinv":
+    if str(error.name).partition(".")[0] != "deepinv":
         raise
     raise ImportError(
         "plugip.bridges.deepinv needs the package deepinv; pip install plugip[deepinv]"
@@ -82,6 +82,8 @@ class FromDeepinv(Operator):
         ValueError: If the range is unknown; when called, if there is not one y per image.
     """
 
+    physics: Any  # a Physics, or in FromDeepinvLinear a LinearPhysics
+
     def __init__(self, physics: Physics, image_range: str = "unit") -> None:
         super().__init__()
         self.image_range = require_choice(image_range, IMAGE_RANGES, "image_range")
@@ -93,11 +95,12 @@ class FromDeepinv(Operator):
         return _require_rows(self.physics.A(seen), x.shape[0], self.physics, "measurements")
 
     def select(self, rows: list[int]) -> FromDeepinv:
-        one = [t for t in _per_image(self.physics) if t.shape[0] > 1]
-        if not one:
+        cut = {id(t): t[rows] for t in _per_image(self.physics)}
+        if not cut:
             return self
         chosen = copy.copy(self)
-        chosen._modules = {"physics": _copied(self.physics, {id(t): t[rows] for t in one})}
+        shared = {id(t): t for t in self._tensors()}
+        chosen._modules = {"physics": _copied(self.physics, {**shared, **cut})}
         return chosen
 
     def extra_repr(self) -> str:
@@ -193,7 +196,9 @@ class PlugipModel(Reconstructor):
         self.image_range = require_choice(image_range, IMAGE_RANGES, "image_range")
         self.method, self.prior, self.noise, self.rng_seed = method, prior, noise, rng_seed
 
-    def forward(self, y: Tensor, physics: Physics, ids: Sequence[str] | None = None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, y: Tensor, physics: Physics, ids: Sequence[str] | None = None
+    ) -> Tensor:
         """Restores images.
 
         Args:
@@ -255,10 +260,11 @@ def _require_rows(values: object, rows: int, physics: Physics, what: str) -> Ten
 
 
 def _frozen_copy(physics: Physics) -> Physics:
-    """Copies physics without noise, in its parts too: some call each other with their noise."""
+    """Copies physics without noise, in its parts too: PhaseRetrieval would call its B's noise."""
     parts = [m for m in physics.modules() if isinstance(m, Physics)]
-    frozen = _copied(physics, {id(m.noise_model): ZeroNoise() for m in parts})
-    return frozen.requires_grad_(False)
+    silent = {id(m.noise_model): ZeroNoise() for m in parts}
+    detached = {id(t): t.detach().clone() for t in physics.buffers()}
+    return _copied(physics, {**detached, **silent}).requires_grad_(False)
 
 
 def _copied(physics: Physics, instead: dict[int, Any]) -> Physics:
@@ -270,4 +276,5 @@ def _copied(physics: Physics, instead: dict[int, Any]) -> Physics:
 
 def _per_image(physics: Physics) -> list[Tensor]:
     named = [*physics.named_buffers(), *physics.named_parameters()]
-    return [t for name, t in named if name.rpartition(".")[2] in PER_IMAGE and t.ndim >= 4]
+    known = [t for name, t in named if name.rpartition(".")[2] in PER_IMAGE]
+    return [t for t in known if t.ndim >= 4 and t.shape[0] > 1]

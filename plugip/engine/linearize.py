@@ -65,14 +65,21 @@ def linearize(objective: Objective, z: Tensor, backend: str = "double_backward")
         ValueError: If the backend is unknown.
     """
     make_jvp = choose(JVPS, backend, "linearize backend")
+    counter = objective.problem.prior.counter
+    before = counter.nfe
     with torch.enable_grad():
         seed = z.detach().requires_grad_()
         rho, x = whitened_residual(objective, seed)
+    calls, product = counter.nfe - before, make_jvp(objective, seed, rho)
+
+    def jvp(v: Tensor) -> Tensor:
+        counter.jvps += calls
+        return product(v)
 
     def vjp(w: Tensor) -> Tensor:
         return torch.autograd.grad(rho, seed, w, retain_graph=True)[0]
 
-    return Linearization(rho.detach(), x.detach(), make_jvp(objective, seed, rho), vjp)
+    return Linearization(rho.detach(), x.detach(), jvp, vjp)
 
 
 def _scale(objective: Objective, rho: Tensor) -> Tensor | float:

@@ -37,7 +37,7 @@ def rosenbrock(z: Tensor) -> Tensor:
 
 
 def run(solver: LBFGS, function: Function, z: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    state = solver.init(z)
+    state, done = solver.init(z), torch.zeros(len(z), dtype=torch.bool)
     for _ in range(steps):
         state, z, _, done = solver.step(function, state)  # type: ignore[arg-type]
     return z, done

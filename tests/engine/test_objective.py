@@ -83,6 +83,16 @@ def test_products_can_be_repeated():
     torch.testing.assert_close(j.jvp(2 * v), 2 * j.jvp(v))
 
 
+@pytest.mark.parametrize("backend", sorted(JVPS))
+def test_products_are_counted(backend: str):
+    f = objective()
+    j, counter = linearize(f, seeds(), backend), f.problem.prior.counter
+    j.jvp(seeds())
+    vjps = counter.vjps
+    j.vjp(torch.ones(3, 3, 8, 8).double())
+    assert (counter.jvps, counter.vjps - vjps) == (2, 2)  # two reverse steps
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="did you mean 'likelihood'"):
         objective("likelyhood")

@@ -22,6 +22,8 @@ class Halve(LinearOperator):
 class Plain(Prior):
     """Pixels are independent and Gaussian, so E[x_0 | x_t] is a factor; it has one weight."""
 
+    variance: torch.Tensor
+
     def __init__(self, size: int = 16, std: float = 0.5):
         super().__init__()
         self.shape, self.path, self.value_range = (3, size, size), FlowPath(), SIGNED

@@ -71,6 +71,7 @@ def test_guidance_brings_the_answer_to_the_measurement():
     p = toy_problem()
     free, guided = (solve(p, DPS(steps=50, zeta=z, clip="none"), rows=3) for z in (0.0, 0.3))
     for a, b in zip(guided.diagnostics, free.diagnostics, strict=True):
+        assert a.chi_square is not None and b.chi_square is not None
         assert a.chi_square < b.chi_square / 2
 
 

@@ -219,6 +219,7 @@ def test_other_tensors_are_refused(small, tmp_path):
     refused({"state_dict": {"state_dict": small}}, "holds no tensors by name")
     no_extractor = {k: v for k, v in small.items() if not k.startswith("kernel_extractor")}
     refused(no_extractor, r"14 missing \(kernel_extractor")
+    refused({"state_dict": small, "epoch": 3}, "holds no tensors by name")
     refused([1, 2], "holds no tensors by name")
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="is no file of plain weights"):

@@ -8,6 +8,7 @@ from plugip.operators.separable import BOUNDARIES, toeplitz
 from plugip.operators.separable_blur import (
     AnisotropicGaussianBlur,
     GaussianBlur,
+    TapRows,
     UniformBlur,
     gaussian_taps,
 )
@@ -116,6 +117,12 @@ def test_ddrm_loses_light_and_small_singular_values():
     assert bool(((s > 3e-2) | (s < 1e-12)).all()) and bool((s < 1e-12).any())
     y = UniformBlur(compat="ddrm")(torch.ones(1, 1, 64, 64, dtype=torch.float64))
     assert float(y[..., 32, 32]) == pytest.approx((8 / 9) ** 2, abs=0.05)
+
+
+def test_ddrm_loses_the_last_tap(tools):
+    matrix = TapRows((0.1, 0.2, 0.7), "zero", "ddrm").matrix(12)
+    want = np.diag(np.full(12, 0.2)) + np.diag(np.full(11, 0.1), -1)
+    tools.close(torch.from_numpy(matrix), torch.from_numpy(want), 1e-12)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)

@@ -26,6 +26,14 @@ def test_laws(size, normalise):
     check_operator(ParallelBeamCT(5, size, normalise), (3, 2, *size)).require()
 
 
+@pytest.mark.parametrize("size", [(9, 9), (7, 10)])
+def test_the_adjoint_is_the_vector_jacobian_product(tools, size):
+    A = ParallelBeamCT(7, size)
+    y = tools.normal(*A.measurement_shape((2, 3, *size)))
+    vjp = torch.func.vjp(A, torch.zeros(2, 3, *size, dtype=torch.float64))[1]
+    tools.close(A.adjoint(y), vjp(y)[0], 1e-12)
+
+
 def test_dot_test_in_float32(tools):
     A = ParallelBeamCT(7)
     x, y = (

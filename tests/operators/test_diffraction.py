@@ -196,6 +196,8 @@ def test_evanescent_waves(tools):
     }
     assert energies["keep"] == pytest.approx(float(norm(o)))
     assert energies["drop"] < energies["decay"] < energies["keep"]
+    backwards = Propagation(4.0, -2.0, 1.0)
+    assert float(norm(backwards(o))) == pytest.approx(energies["decay"])
     h = Propagation(4.0, 2.0, 1.0).transfer(o)
     assert h[0, 4].abs() == pytest.approx(
         torch.exp(torch.tensor(-4 * torch.pi * (0.25 - 1 / 16) ** 0.5)).item()

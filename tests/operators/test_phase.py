@@ -3,6 +3,7 @@ import torch
 
 from plugip.linalg import norm
 from plugip.operators import FourierMagnitude, align
+from plugip.operators.phase import PaddedFourier
 from plugip.testing import check_operator
 
 CASES = {
@@ -126,6 +127,10 @@ def test_y_is_the_magnitude_of_the_linear_part(tools):
         tools.close(A(x), A.linear_part(u).abs(), 1e-14)
         # Orthonormal and zero-padded: the adjoint undoes it.
         tools.close(A.linear_part.adjoint(A.linear_part(u)), u, 1e-13)
+
+
+def test_uneven_padding_puts_the_larger_part_behind():
+    assert PaddedFourier(oversample_side=2).padding(7) == (3, 4)
 
 
 def test_honest_oversampling_keeps_the_autocorrelation(tools):
