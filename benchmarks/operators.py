@@ -30,8 +30,7 @@ from plugip.operators.camera_blur import CameraResponseBlur, SaturatedBlur
 from plugip.operators.ct import ParallelBeamCT
 from plugip.operators.decimate import Decimate
 from plugip.operators.denoise import Denoise
-from plugip.operators.dense_field import GaussianMatrix as ComplexGaussianMatrix
-from plugip.operators.dense_field import GaussianPhaseRetrieval
+from plugip.operators.dense_field import GaussianPhaseRetrieval, GaussianProjections
 from plugip.operators.diffraction import CodedDiffraction, FarFieldCDI, OctanaryCodes
 from plugip.operators.downsample import BicubicDownsample
 from plugip.operators.frame_average import FrameAverageBlur, PathShifts
@@ -56,6 +55,7 @@ from plugip.operators.separable_blur import (
     gaussian_taps,
 )
 from plugip.operators.varying_blur import ConvolutionProduct, ProductConvolution
+from plugip.operators.video import TemporalBlur
 from plugip.rng import Rng
 
 dp: Any = deepinv.physics  # its annotations do not hold
@@ -72,6 +72,7 @@ class Case:
         theirs: Builds deepinv's ways, given our operator with its random parts, and the side.
         channels: Channels of the images.
         largest: Largest side that fits into memory.
+        frames: Frames of a video, 0 for images.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Case:
     theirs: Callable[[Any, int], list[Any]] | None = None
     channels: int = 3
     largest: int = 256
+    frames: int = 0
 
 
 def _window(taps: Tensor) -> Tensor:
@@ -229,7 +231,7 @@ CASES = [
     Case("CodedDiffraction, 4 masks", lambda n: CodedDiffraction(OctanaryCodes(4))),
     Case(
         "GaussianPhaseRetrieval x1",
-        lambda n: GaussianPhaseRetrieval(ComplexGaussianMatrix(1.0)),
+        lambda n: GaussianPhaseRetrieval(GaussianProjections(1.0)),
         lambda a, n: [dp.RandomPhaseRetrieval(n * n, (1, n, n))],
         channels=1,
         largest=64,
@@ -251,12 +253,14 @@ CASES = [
     Case("Clip", lambda n: Clip()),
     Case("Quantize", lambda n: Quantize()),
     Case("JPEG 10", lambda n: JPEG(10)),
+    Case("TemporalBlur 7, 8 frames", lambda n: TemporalBlur(), frames=8),
 ]
 
 
 def build(case: Case, side: int, batch: int) -> tuple[Operator, Tensor]:
     """Makes an operator with its random parts, and images for it."""
-    x = torch.rand(batch, case.channels, side, side) * 2 - 1
+    frames = (case.frames,) if case.frames else ()
+    x = torch.rand(batch, case.channels, *frames, side, side) * 2 - 1
     rng = Rng(0, "benchmark", [str(i) for i in range(batch)])
     return case.ours(side).realise(rng, tuple(x.shape)), x
 

@@ -10,8 +10,24 @@ from plugip.operators.blur import Blur, CircularBlur, DefocusBlur, MotionBlur
 from plugip.operators.blur_downsample import BicubicKernel, BlurDownsample, CircularBlurDownsample
 from plugip.operators.brush import BrushMask
 from plugip.operators.camera_blur import CameraResponseBlur, SaturatedBlur
+from plugip.operators.ct import ParallelBeamCT
 from plugip.operators.decimate import Decimate
 from plugip.operators.denoise import Denoise
+from plugip.operators.dense_field import (
+    DenseField,
+    GaussianPhaseRetrieval,
+    GaussianProjections,
+    LinearInverseScattering,
+)
+from plugip.operators.diffraction import (
+    CodedDiffraction,
+    CodedFourier,
+    CodeSampler,
+    FarFieldCDI,
+    FourierHolography,
+    OctanaryCodes,
+    UniformPhaseCodes,
+)
 from plugip.operators.downsample import BicubicDownsample
 from plugip.operators.frame_average import FrameAverage, FrameAverageBlur, PathShifts, ShiftSampler
 from plugip.operators.grayscale import Grayscale
@@ -40,8 +56,26 @@ from plugip.operators.masks import (
     legacy_dps_mask,
 )
 from plugip.operators.matrix_sensing import BlockSensing, DenseSensing
-from plugip.operators.phase import FourierMagnitude, align
+from plugip.operators.mri import MultiCoilMRI, SingleCoilMRI, birdcage_maps
+from plugip.operators.mri_masks import (
+    EquispacedLines,
+    ExactLines,
+    GaussianPoints,
+    RandomLines,
+    legacy_mri_mask,
+)
+from plugip.operators.near_field import NearFieldHolography, Propagation
+from plugip.operators.phase import FourierMagnitude, PaddedFourier, Phaseless, align
 from plugip.operators.pointwise import Clip, Quantize
+from plugip.operators.ptychography import (
+    FourierPtychography,
+    ProbeWindows,
+    Ptychography,
+    PupilWindows,
+    disk_pupil,
+    led_grid,
+    scan_grid,
+)
 from plugip.operators.sensing_samplers import (
     GaussianMatrix,
     MatrixSampler,
@@ -58,9 +92,10 @@ from plugip.operators.video import TemporalBlur
 from plugip.operators.warp import Warp, flow_validity
 
 __all__ = [
+    "BKSE",
+    "JPEG",
     "AnisotropicGaussianBlur",
     "AveragePool",
-    "BKSE",
     "BernoulliMask",
     "BicubicDownsample",
     "BicubicKernel",
@@ -77,39 +112,62 @@ __all__ = [
     "CircularBlur",
     "CircularBlurDownsample",
     "Clip",
+    "CodeSampler",
+    "CodedDiffraction",
+    "CodedFourier",
     "ConvolutionProduct",
     "Decimate",
     "Decoder",
     "DefocusBlur",
     "DefocusKernel",
     "Denoise",
+    "DenseField",
     "DenseSensing",
+    "EquispacedLines",
+    "ExactLines",
     "Exposure",
     "ExtremeMask",
+    "FarFieldCDI",
     "FileKernel",
     "FileMask",
     "FixedKernel",
+    "FourierHolography",
     "FourierMagnitude",
+    "FourierPtychography",
     "FrameAverage",
     "FrameAverageBlur",
     "GaussianBlur",
     "GaussianKernel",
     "GaussianMatrix",
+    "GaussianPhaseRetrieval",
+    "GaussianPoints",
+    "GaussianProjections",
     "Grayscale",
     "Inpaint",
-    "JPEG",
     "KernelSampler",
     "LatentOperator",
     "LatentSampler",
+    "LinearInverseScattering",
     "MaskSampler",
     "MatrixSampler",
     "MissingWeightsError",
     "MotionBlur",
     "MotionKernel",
+    "MultiCoilMRI",
+    "NearFieldHolography",
+    "OctanaryCodes",
     "OrthonormalRows",
+    "PaddedFourier",
+    "ParallelBeamCT",
     "PathShifts",
+    "Phaseless",
+    "ProbeWindows",
     "ProductConvolution",
+    "Propagation",
+    "Ptychography",
+    "PupilWindows",
     "Quantize",
+    "RandomLines",
     "RandomMask",
     "RandomRows",
     "RandomSigns",
@@ -118,23 +176,30 @@ __all__ = [
     "Shift",
     "ShiftSampler",
     "SignSampler",
+    "SingleCoilMRI",
     "TemporalBlur",
     "TiltSampler",
     "UniformBlur",
     "UniformKernel",
+    "UniformPhaseCodes",
     "WalshHadamard",
     "Warp",
     "align",
     "align_shift",
+    "birdcage_maps",
+    "disk_pupil",
     "find_shift",
     "flow_validity",
+    "led_grid",
     "legacy_daps_latent",
     "legacy_dps_mask",
     "legacy_motion_kernel",
+    "legacy_mri_mask",
     "move",
     "on_frames",
     "per_channel",
     "rasterise",
+    "scan_grid",
     "stack",
     "trajectory",
     "walsh_hadamard",

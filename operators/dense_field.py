@@ -32,7 +32,7 @@ LARGEST = 4096
 
 
 @dataclass(frozen=True)
-class GaussianMatrix:
+class GaussianProjections:
     """Draws one random matrix for all images, independent normal entries, E|a|² = 1/m.
 
     Args:
@@ -77,7 +77,7 @@ class DenseField(FieldOperator):
     x is (B, C, H, W); y is complex, (B, C, m).
 
     Args:
-        matrix: M, (m, H W), complex or real; or a ``GaussianMatrix`` to draw.
+        matrix: M, (m, H W), complex or real; or a ``GaussianProjections`` to draw.
         domain: As in ``FieldOperator``.
         size: Side of the images in pixels, or (H, W); square images by default.
 
@@ -89,17 +89,19 @@ class DenseField(FieldOperator):
     """
 
     matrix_parts: Tensor
-    sampler: GaussianMatrix | None
+    sampler: GaussianProjections | None
 
     def __init__(
         self,
-        matrix: Tensor | GaussianMatrix,
+        matrix: Tensor | GaussianProjections,
         domain: str = "real",
         size: int | Iterable[int] | None = None,
     ) -> None:
         super().__init__(domain)
         given = isinstance(matrix, Tensor)
-        self.sampler = None if given else require_drawer(matrix, "matrix", "GaussianMatrix(4)")
+        self.sampler = (
+            None if given else require_drawer(matrix, "matrix", "GaussianProjections(4)")
+        )
         if given:
             require_complex_batch(matrix, 2, "matrix values", "(m, H W)")
         self.size = None if size is None else as_sides(size, "size")
@@ -160,7 +162,7 @@ class GaussianPhaseRetrieval(Phaseless):
     negative. Only the global phase, a sign for real objects, is lost: ``align(..., turns=False)``.
 
     Args:
-        matrix: M, (m, H W), complex or real; or a ``GaussianMatrix``: then call
+        matrix: M, (m, H W), complex or real; or a ``GaussianProjections``: then call
             ``realise(rng, x_shape)`` first, which draws one matrix for all images.
         object: What x stands for: "real": o = x. "unit": o = (x + 1) / 2. "phase":
             o = exp(i phase_scale x). "channels": o = x_0 + i x_1. "complex": o = x, complex.
@@ -180,7 +182,7 @@ class GaussianPhaseRetrieval(Phaseless):
 
     def __init__(
         self,
-        matrix: Tensor | GaussianMatrix,
+        matrix: Tensor | GaussianProjections,
         object: str = "real",
         output: str = "intensity",
         phase_scale: float = 1.0,

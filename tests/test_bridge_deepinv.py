@@ -221,6 +221,18 @@ def test_model_finds_the_posterior_mean_in_both_ranges():
         close(model(y, dp.Denoising()), want, 1e-3)
 
 
+def test_a_method_that_writes_into_y_cannot_reach_the_callers():
+    class Scribbler(DPS):
+        def finish(self, problem, state):
+            problem.y.zero_()
+            return super().finish(problem, state)
+
+    physics, y = measured("blur")
+    alone, kept = y[:1].clone(), y[:1].clone()
+    as_deepinv_model(Scribbler(steps=1), prior(), GaussianNoise(0.02))(alone, physics)
+    assert torch.equal(alone, kept)
+
+
 def test_signed_model_gives_methods_a_linear_operator():
     seen = []
 

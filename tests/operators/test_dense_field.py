@@ -5,8 +5,8 @@ import torch
 from plugip.linalg import conjugate_gradient
 from plugip.operators.dense_field import (
     DenseField,
-    GaussianMatrix,
     GaussianPhaseRetrieval,
+    GaussianProjections,
     LinearInverseScattering,
 )
 from plugip.rng import Rng
@@ -85,8 +85,8 @@ def test_golden_scattering_adjoint_and_spectrum(tools):
     [
         golden_matrix(),
         golden_matrix().real.clone(),
-        GaussianMatrix(2.0),
-        GaussianMatrix(1.5, False),
+        GaussianProjections(2.0),
+        GaussianProjections(1.5, False),
     ],
     ids=["complex", "real", "drawn", "drawn real"],
 )
@@ -123,13 +123,13 @@ def test_tall_matrices_are_undone(tools):
 
 def test_the_drawn_matrix():
     shape = (2, 1, 8, 8)
-    a = GaussianMatrix(4).draw(Rng(0, "a", "ab"), shape)
+    a = GaussianProjections(4).draw(Rng(0, "a", "ab"), shape)
     assert a.shape == (256, 64) and a.is_complex()
-    assert torch.equal(GaussianMatrix(4).draw(Rng(0, "a", "c"), (1, 1, 8, 8)), a)
-    assert not torch.equal(GaussianMatrix(4).draw(Rng(1, "a", "c"), (1, 1, 8, 8)), a)
+    assert torch.equal(GaussianProjections(4).draw(Rng(0, "a", "c"), (1, 1, 8, 8)), a)
+    assert not torch.equal(GaussianProjections(4).draw(Rng(1, "a", "c"), (1, 1, 8, 8)), a)
     assert float(256 * a.abs().square().mean()) == pytest.approx(1, abs=0.03)
     assert float(256 * a.real.square().mean()) == pytest.approx(0.5, abs=0.03)
-    real = GaussianMatrix(4, False).draw(Rng(0, "a", "c"), (1, 1, 8, 8))
+    real = GaussianProjections(4, False).draw(Rng(0, "a", "c"), (1, 1, 8, 8))
     assert not real.is_complex() and float(256 * real.square().mean()) == pytest.approx(
         1, abs=0.04
     )
@@ -156,14 +156,14 @@ def test_errors():
     with pytest.raises(ValueError, match=r"floating point or complex, got torch\.int64"):
         DenseField(torch.ones(3, 16, dtype=torch.int64))
     with pytest.raises(TypeError, match="matrix must be a tensor"):
-        LinearInverseScattering(GaussianMatrix())  # type: ignore[arg-type]
+        LinearInverseScattering(GaussianProjections())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="matrix must be a tensor or a sampler"):
         GaussianPhaseRetrieval(4)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"rcond must lie in \[0, 1\)"):
         LinearInverseScattering(golden_matrix(), rcond=1.0)
     with pytest.raises(RuntimeError, match="has no matrix yet"):
-        GaussianPhaseRetrieval(GaussianMatrix())(x)
+        GaussianPhaseRetrieval(GaussianProjections())(x)
     with pytest.raises(ValueError, match="at most 4096 pixels"):
-        GaussianPhaseRetrieval(GaussianMatrix()).measurement_shape((1, 1, 65, 64))
+        GaussianPhaseRetrieval(GaussianProjections()).measurement_shape((1, 1, 65, 64))
     with pytest.raises(ValueError, match="ratio must be a positive"):
-        GaussianMatrix(0)
+        GaussianProjections(0)

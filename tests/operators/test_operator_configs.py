@@ -20,6 +20,10 @@ READY = [name for name in CONFIGS if "???" not in str(CONFIGS[name])]  # others 
 SURROGATES = {"quantize", "jpeg"}
 SHAPES = {
     "temporal_blur": (2, 3, 8, 16, 16),
+    "mri_single_coil": (2, 2, 64, 64),
+    "mri_multi_coil": (2, 2, 64, 64),
+    "gaussian_phase_retrieval": (2, 3, 16, 16),
+    "ct": (2, 1, 24, 24),
 }
 
 
