@@ -46,7 +46,7 @@ from plugip.operators.mri_masks import ExactLines
 from plugip.operators.near_field import NearFieldHolography
 from plugip.operators.phase import FourierMagnitude
 from plugip.operators.pointwise import Clip, Quantize
-from plugip.operators.ptychography import FourierPtychography, disk_pupil, led_grid
+from plugip.operators.ptychography import FourierPtychography, led_grid
 from plugip.operators.sensing_samplers import GaussianMatrix, OrthonormalRows, RandomRows
 from plugip.operators.separable_blur import (
     AnisotropicGaussianBlur,
@@ -244,7 +244,7 @@ CASES = [
     ),
     Case(
         "FourierPtychography, 25 lamps",
-        lambda n: FourierPtychography(led_grid(5, 4), disk_pupil(32, 12.0), n, object="unit"),
+        lambda n: FourierPtychography(led_grid(5, 4), 12.0, 32, n),
         channels=1,
     ),
     Case("CameraResponseBlur", lambda n: CameraResponseBlur()),

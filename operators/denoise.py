@@ -26,5 +26,8 @@ class Denoise(SpectralOperator):
     def forward(self, x: Tensor) -> Tensor:
         return x
 
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y
+
     def spectrum(self, x_shape: Shape) -> DiagonalSpectrum:
         return DiagonalSpectrum(torch.ones((1,) * len(x_shape), dtype=torch.float64))

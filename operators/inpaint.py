@@ -83,6 +83,9 @@ class Inpaint(SpectralOperator):
         self.check_domain(tuple(x.shape))
         return mask.to(x.dtype) * x
 
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.forward(y)
+
     def spectrum(self, x_shape: Shape) -> DiagonalSpectrum:
         mask = self._fixed()
         self.check_domain(x_shape)
@@ -95,9 +98,9 @@ class Inpaint(SpectralOperator):
     def check_domain(self, x_shape: Shape) -> None:
         if self.sampler is not None:
             return
-        fits = [m == n for m, n in zip(self.mask.shape, x_shape, strict=False)]
-        shared = [m == 1 for m in self.mask.shape[:2]]
-        if len(x_shape) != 4 or not all([fits[0] or shared[0], fits[1] or shared[1], *fits[2:]]):
+        rows, channels, *sides = self.mask.shape
+        fits = len(x_shape) == 4 and sides == list(x_shape[2:])
+        if not (fits and rows in (1, x_shape[0]) and channels in (1, x_shape[1])):
             raise ValueError(
                 f"a mask of shape {tuple(self.mask.shape)} does not fit images of shape "
                 f"{tuple(x_shape)}; it must be (1 or B, 1 or C, H, W)"

@@ -1,15 +1,48 @@
-"""Noise: moments of the samples, values of the likelihood, observed entries."""
+"""Noise: goldens, moments of the samples, values of the likelihood, observed entries, presets."""
 
+import inspect
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from toys import close, normal
+from omegaconf import OmegaConf
+from toys import ExactPrior, Identity, close, normal
 
-from plugip.noise import GaussianNoise, Noise, UnknownNoise, count_observed, sum_of_squares
+from plugip import build, measure
+from plugip.diagnostics import diagnose
+from plugip.engine.linearize import whitened_residual
+from plugip.engine.objective import Objective
+from plugip.noise import (
+    IMAGENET_C,
+    CompoundNoise,
+    GaussianNoise,
+    Hidden,
+    ImpulseNoise,
+    LaplaceNoise,
+    Noise,
+    PoissonGaussianNoise,
+    PoissonNoise,
+    RicianNoise,
+    ShotNoise,
+    SpeckleNoise,
+    UniformNoise,
+    UnknownNoise,
+    convert_level,
+    count_observed,
+    imagenet_c,
+    sum_of_squares,
+)
+from plugip.problem import Problem
+from plugip.reverse import Generator
 from plugip.rng import Rng
 
 N = 200_000
+HERE = Path(__file__).resolve().parent
+GOLDEN = json.loads((HERE / "golden" / "noise.json").read_text("utf-8"))["cases"]
+PRESETS = sorted((HERE.parent / "conf" / "noise").glob("*.yaml"))
 
 
 def rng(*ids: str) -> Rng:
@@ -118,3 +151,206 @@ def test_unknown_noise_has_no_level():
 @pytest.mark.parametrize("noise", [GaussianNoise(0.1), UnknownNoise()])
 def test_both_fulfil_the_protocol(noise: Noise):
     assert isinstance(noise, Noise)
+
+
+# Goldens
+
+
+def test_poisson_moments_are_golden():
+    case = GOLDEN["poisson_moments"]
+    h, w = torch.arange(4)[:, None], torch.arange(4)
+    u = ((37 * h + 17 * w + 7 * h * w) % 101).double() / 100
+    gain, n = 255 * case["rate"], 20_000
+    y = PoissonNoise(case["rate"], scale="unit").sample(u.expand(1, n, 4, 4), rng())[0].flatten(1)
+    mean, variance = torch.tensor(case["mean"]).double(), torch.tensor(case["variance"]).double()
+    assert bool(((y.mean(0) - mean).abs() <= 4 * (variance / n).sqrt()).all())
+    spread = variance * ((2 + 1 / (gain * mean).clamp_min(1e-9)) / n).sqrt()
+    assert bool(((y.var(0) - variance).abs() <= 4 * spread).all())
+
+
+def test_level_scales_are_golden():
+    for unit, signed in GOLDEN["sigma_scale"]["pairs_0_1_to_m1_1"]:
+        assert convert_level(unit, "unit", "signed") == pytest.approx(signed, rel=1e-15)
+        assert convert_level(signed, "signed", "unit") == pytest.approx(unit, rel=1e-15)
+    assert convert_level(0.3, "unit", "unit") == 0.3
+
+
+def test_imagenet_c_levels_are_golden():
+    names = {"gaussian": "gaussian_sigma01", "shot": "shot_lambda"}
+    names |= {"impulse": "impulse_density", "speckle": "speckle_sigma"}
+    for kind, name in names.items():
+        golden = GOLDEN["imagenet_c_levels"][name]
+        assert [IMAGENET_C[kind][severity] for severity in range(1, 6)] == golden
+
+
+# Hidden
+
+
+def test_a_hidden_model_draws_as_itself_and_scores_as_unknown():
+    noise, clean = ShotNoise(12), normal(2, 3, 4, 4).clamp(-1, 1)
+    y = Hidden(noise).sample(clean, rng("a", "b"))
+    assert torch.equal(y, noise.sample(clean, rng("a", "b")))
+    assert Hidden(noise).std is None and isinstance(Hidden(noise), UnknownNoise)
+    assert torch.equal(Hidden(noise).nll(clean, y), UnknownNoise().nll(clean, y))
+    assert repr(noise) in repr(Hidden(noise))
+
+
+def test_methods_treat_hidden_noise_as_unknown():
+    x, prior = normal(2, 1, 4, 4).clamp(-1, 1), ExactPrior(torch.zeros(1, 4, 4).double())
+    noise = Hidden(GaussianNoise(0.3))
+    y = measure(Identity(), x, noise)
+    assert torch.equal(y, measure(Identity(), x, GaussianNoise(0.3)))
+    problem = Problem(y, Identity(), noise, prior)
+    assert diagnose(problem, x, None)[0].chi_square is None
+    objective = Objective(problem, Generator(steps=1))
+    rho, image = whitened_residual(objective, x)
+    close(rho.square().flatten(1).sum(1) / 2, problem.nll(image), 1e-6)
+
+
+@pytest.mark.parametrize("noise", [UnknownNoise(), "shot", GaussianNoise, LaplaceNoise, None])
+def test_only_models_that_can_be_drawn_are_hidden(noise: Any):
+    with pytest.raises(TypeError, match="Hidden needs noise models to draw from, such as"):
+        Hidden(noise)
+    with pytest.raises(TypeError, match="CompoundNoise needs noise models to draw from"):
+        CompoundNoise([GaussianNoise(0.1), noise])
+
+
+# Compounds and ImageNet-C
+
+
+def test_parts_act_in_order_and_share_the_stream():
+    clean = torch.zeros(1, 3, 8, 8)
+    parts = [GaussianNoise(0.1), ImpulseNoise(0.3)]
+    stream = rng()
+    want = parts[1].sample(parts[0].sample(clean, stream), stream)
+    assert torch.equal(CompoundNoise(parts).sample(clean, rng()), want)
+    assert float((CompoundNoise(parts[::-1]).sample(clean, rng()).abs() == 1).double().sum()) == 0
+    assert float((want.abs() == 1).double().mean()) > 0.2
+
+
+def test_imagenet_c_is_clamped_to_the_range():
+    clean = torch.full((1, 3, 16, 16), 0.9)
+    for kind in IMAGENET_C:
+        y = imagenet_c(kind, 5).sample(clean, rng())
+        assert float(y.max()) == 1 and not torch.equal(y, clean)
+
+
+def test_imagenet_c_states_its_levels():
+    assert imagenet_c("shot", 2) == ShotNoise(25, clip=True)
+    assert imagenet_c("speckle", 3, "unit") == SpeckleNoise(0.35, "unit", clip=True)
+    assert imagenet_c("impulse", 5) == ImpulseNoise(0.27)
+    assert imagenet_c("gaussian", 1) == CompoundNoise([GaussianNoise(0.16)], clip=True)
+    with pytest.raises(TypeError):
+        IMAGENET_C["shot"][1] = 2  # type: ignore[index]
+
+
+# Printouts, arguments, presets
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PoissonNoise(0), "rate of PoissonNoise, in photons per grey level, must be posi"),
+        (lambda: ShotNoise(-1), "photons of ShotNoise, the count at white, must be positive"),
+        (lambda: PoissonGaussianNoise(1, 0), "read_std of PoissonGaussianNoise must be positive"),
+        (lambda: PoissonGaussianNoise(math.inf, 1), "must be positive and finite, got inf"),
+        (lambda: LaplaceNoise(math.nan), "width b of LaplaceNoise must be positive and finite"),
+        (lambda: UniformNoise(0), "half_width of UniformNoise must be positive and finite, got 0"),
+        (lambda: SpeckleNoise(-0.1), "relative_std of SpeckleNoise must be positive"),
+        (lambda: RicianNoise(torch.ones(2)), "channel_std of RicianNoise must be .* got tensor"),
+        (lambda: ImpulseNoise(1), "density of ImpulseNoise must be between 0 and 1, got 1"),
+        (lambda: ImpulseNoise(0), "density of ImpulseNoise must be between 0 and 1, got 0"),
+        (lambda: LaplaceNoise(1, "units"), "unknown scale 'units'.* did you mean 'unit'"),
+        (lambda: CompoundNoise([LaplaceNoise(1)], scale="x"), "unknown scale 'x', choose from"),
+        (
+            lambda: CompoundNoise([GaussianNoise(1), ShotNoise(5, "unit")]),
+            "ShotNoise has scale='unit', but CompoundNoise has scale='signed'; .* the same scale",
+        ),
+        (
+            lambda: CompoundNoise([Hidden(ShotNoise(5, "unit"))]),
+            "Hidden has scale='unit', but CompoundNoise",
+        ),
+        (lambda: convert_level(1, "unit", "sined"), "unknown scale 'sined'.* 'signed'"),
+        (lambda: imagenet_c("shoot", 1), "unknown noise of ImageNet-C 'shoot'.* 'shot'"),
+        (lambda: imagenet_c("shot", 6), "severity must be 1, 2, 3, 4 or 5, got 6"),
+    ],
+)
+def test_bad_arguments_are_refused(make: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("parts", [[], GaussianNoise(0.1), None])
+def test_a_compound_needs_a_list(parts: Any):
+    with pytest.raises(TypeError, match="needs a list of noise models, such as"):
+        CompoundNoise(parts)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        PoissonNoise(1, "unit"),
+        ShotNoise(5, "unit"),
+        PoissonGaussianNoise(1, 1, "unit"),
+        SpeckleNoise(1, "unit"),
+        RicianNoise(1, "unit"),
+    ],
+)
+def test_signed_measurements_on_the_unit_scale_are_refused(noise: Noise):
+    with pytest.raises(
+        ValueError, match=r"reaches -0\.9, far below black, .* give scale='signed'"
+    ):
+        noise.sample(torch.tensor([[0.5, -0.9]]), rng())
+
+
+def test_measurements_far_below_black_are_refused():
+    with pytest.raises(ValueError, match=r"reaches -5, far below black, .* -1 .* check its units"):
+        PoissonNoise().sample(torch.tensor([[0.5, -5.0]]), rng())
+
+
+def test_whole_pixels_need_channels():
+    with pytest.raises(ValueError, match=r"needs measurements \(B, C, ...\), got shape \(1, 5\)"):
+        ImpulseNoise(0.1, per_pixel=True).sample(torch.zeros(1, 5), rng())
+
+
+def preset(file: Path) -> Any:
+    hints = {"hints": {"noise": {"std": 0.01}}}
+    return OmegaConf.to_container(
+        OmegaConf.merge(hints, {"noise": OmegaConf.load(file)}), resolve=True
+    )["noise"]  # type: ignore[index, call-overload]
+
+
+def arguments_missing(node: Any) -> list[str]:
+    """Constructor arguments that a preset, or a part of it, does not list."""
+    if isinstance(node, list):
+        return [name for item in node for name in arguments_missing(item)]
+    if not isinstance(node, dict):
+        return []
+    module, _, name = node["_target_"].rpartition(".")
+    taken = inspect.signature(getattr(__import__(module, fromlist=[name]), name)).parameters
+    missing = [f"{name}.{key}" for key in taken if key not in node]
+    return missing + [m for value in node.values() for m in arguments_missing(value)]
+
+
+@pytest.mark.parametrize("file", PRESETS, ids=lambda f: f.stem)
+def test_presets_list_every_argument_and_work(file: Path):
+    assert arguments_missing(preset(file)) == []
+    noise = build(preset(file))
+    assert isinstance(noise, Noise)
+    clean = normal(2, 3, 8, 8).clamp(-1, 1)
+    y = clean if type(noise) is UnknownNoise else noise.sample(clean, rng("a", "b"))
+    assert noise.nll(clean, y).isfinite().all() and y.isfinite().all()
+    assert build(preset(file)) == noise
+
+
+@pytest.mark.parametrize(("word", "severity"), [("low", 1), ("high", 3)])
+def test_robustness_presets_have_the_levels_of_imagenet_c_and_hide_them(word: str, severity: int):
+    folder = PRESETS[0].parent
+    made = {k: build(preset(folder / f"{k}_{word}.yaml")) for k in IMAGENET_C}
+    level = {k: IMAGENET_C[k][severity] for k in IMAGENET_C}
+    assert made == {
+        "gaussian": Hidden(GaussianNoise(2 * level["gaussian"])),
+        "shot": Hidden(ShotNoise(level["shot"])),
+        "impulse": Hidden(ImpulseNoise(level["impulse"])),
+        "speckle": Hidden(SpeckleNoise(level["speckle"])),
+    }

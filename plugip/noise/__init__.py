@@ -9,9 +9,9 @@ from plugip.noise.base import count_observed as count_observed
 from plugip.noise.base import sum_observed as sum_observed
 from plugip.noise.base import sum_of_squares as sum_of_squares
 from plugip.noise.compound import CompoundNoise as CompoundNoise
+from plugip.noise.corruptions import IMAGENET_C as IMAGENET_C
+from plugip.noise.corruptions import imagenet_c as imagenet_c
 from plugip.noise.gaussian import GaussianNoise as GaussianNoise
-from plugip.noise.imagenet_c import IMAGENET_C as IMAGENET_C
-from plugip.noise.imagenet_c import imagenet_c as imagenet_c
 from plugip.noise.pixels import ImpulseNoise as ImpulseNoise
 from plugip.noise.pixels import RicianNoise as RicianNoise
 from plugip.noise.pixels import SpeckleNoise as SpeckleNoise
