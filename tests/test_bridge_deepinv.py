@@ -1,4 +1,5 @@
 """The bridge to deepinv: its physics are our operators, our methods are its reconstructors."""
+# ruff: noqa: E402
 
 import copy
 import importlib
@@ -6,10 +7,11 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-import deepinv
 import pytest
 import torch
 from toys import close, normal
+
+deepinv = pytest.importorskip("deepinv", reason="the bridge needs plugip[deepinv]")
 
 from plugip.bridges.deepinv import (
     FromDeepinv,

@@ -43,6 +43,7 @@ DOORS = {
     "lpips": {"metrics"},
     "cv2": {"data", "record", "operators"},
     "accelerate": {"experiment"},
+    "deepinv": {"bridges"},
 }
 
 

@@ -1,4 +1,6 @@
+import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,9 +35,8 @@ def meta(make):
 
 @pytest.fixture(scope="module")
 def golden_network():
-    from conftest import golden
-
-    names = golden("bkse")["state_dict_keys"]
+    file = Path(__file__).resolve().parents[1] / "golden/bkse.json"
+    names = json.loads(file.read_text("utf-8"))["state_dict_keys"]
     kept = [(n, k, s) for n, (k, s) in enumerate(names) if not k.startswith("kernel_extractor")]
     network = meta(BKSENetwork)
     network.load_state_dict({k: formula(n, k, s) for n, k, s in kept}, assign=True)

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from toys import close, normal
 
+from plugip.operators import GaussianBlur, UniformBlur
 from plugip.operators.separable import BOUNDARIES, fold, toeplitz
 
 NUMPY_MODES = {
@@ -34,3 +36,13 @@ def test_toeplitz_correlates(boundary):
 def test_unknown_boundary():
     with pytest.raises(ValueError, match=r"unknown boundary 'reflct'.*did you mean 'reflect'"):
         fold(np.arange(3), 3, "reflct")
+
+
+@pytest.mark.parametrize("boundary", ["circular", "zero", "reflect"])
+@pytest.mark.parametrize("side", [128, 131])
+def test_large_images_take_another_route_to_the_same_blur(boundary, side):
+    x = normal(1, 2, side, side + 1)
+    for operator in (GaussianBlur(2.0, 25, boundary), UniformBlur(9, boundary)):
+        factors = operator.spectrum(tuple(x.shape)).to(x)
+        close(operator(x), factors.U(factors.s * factors.Vt(x)), 1e-10)
+        close(operator.adjoint(x), factors.V(factors.s * factors.Ut(x)), 1e-10)
