@@ -89,10 +89,9 @@ def test_photon_nll_vanishes_for_an_exact_fit():
 
 
 def test_photon_nll_is_precise_in_single_precision():
-    noise, y = PoissonNoise(100.0, "unit"), torch.full((1, 1000), 0.9)
-    clean = y + 0.005 * normal(1, 1000).float()  # 25 500 photons, about one standard deviation
-    want = noise.nll(clean.double(), y.double())
-    close(noise.nll(clean, y).double() / want, torch.ones(1).double(), 1e-4)
+    noise, y = PoissonNoise(100.0, "unit"), torch.full((1000, 1), 0.9)
+    clean = y + 0.005 * normal(1000, 1).float()  # 25 500 photons, about one standard deviation
+    close(noise.nll(clean, y).double(), noise.nll(clean.double(), y.double()), 5e-4)
 
 
 def test_half_a_chi_square_is_the_photon_nll_of_the_truth():
@@ -102,9 +101,9 @@ def test_half_a_chi_square_is_the_photon_nll_of_the_truth():
 
 
 def test_measured_values_below_black_count_as_no_photons():
-    clean = torch.tensor([[0.3, 0.7]])
+    clean = torch.tensor([[0.3, 0.7, 0.0, -0.1]])
     noise = PoissonNoise(1.0, "unit")
-    close(noise.nll(clean, torch.tensor([[-0.2, -1e-9]])), torch.tensor([255.0]), 1e-6)
+    close(noise.nll(clean, torch.tensor([[-0.2, -1e-9, -0.2, -0.2]])), torch.tensor([255.0]), 1e-6)
 
 
 DIFFERENTIABLE = [

@@ -63,6 +63,11 @@ class Objective:
         if self.seed_weight < 0:
             raise ValueError(f"seed_weight must not be negative, got {self.seed_weight}")
 
+    def require_likelihood(self) -> None:
+        """Raises the noise model's TypeError if it has no likelihood; makes no network call."""
+        if self.loss == "likelihood":
+            self.problem.nll(self.problem.y)
+
     def image(self, z: Tensor) -> Tensor:
         """Returns R(z), (B, C, H, W), differentiably."""
         return self.generator(self.problem.prior, z)

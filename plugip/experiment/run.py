@@ -18,7 +18,7 @@ from plugip.experiment.team import Team, join_team
 from plugip.loop import Interrupted, solve
 from plugip.method import Info, Method, Solution
 from plugip.metrics import NamedMetric
-from plugip.noise import Noise
+from plugip.noise import Hidden, Noise, UnknownNoise
 from plugip.operator import Operator
 from plugip.prior import Prior
 from plugip.problem import Problem, measure
@@ -212,7 +212,9 @@ class Experiment:
     def _problem(self, ids: list[str], y: Tensor) -> Problem:
         x_shape = (len(ids), *self.prior.image_shape)
         operator = self.operator.realise(self._rng("operator", ids), x_shape)
-        return Problem(y, operator, self.noise, self.prior)
+        # A hidden noise model simulates y; the method gets an object that does not hold it.
+        noise = UnknownNoise() if isinstance(self.noise, Hidden) else self.noise
+        return Problem(y, operator, noise, self.prior)
 
     def _oracle(self, cases: list[Case]) -> Oracle | None:
         truths = [case.x for case in cases if case.x is not None]

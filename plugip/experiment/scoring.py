@@ -86,6 +86,8 @@ def looks_like_image(y: Tensor, image_shape: tuple[int, ...]) -> bool:
     """Tells whether one measurement is a picture: same channels, not larger, about in [-1, 1]."""
     if y.is_complex() or y.ndim != 3 or y.shape[0] != image_shape[0]:
         return False
+    if float(y.min()) >= 0 and float(y.max()) > 1.2:  # intensities, not grey values
+        return False
     smaller = all(a <= b for a, b in zip(y.shape, image_shape, strict=True))
     # The median is blind to noise and outliers, and a spectrum's is far outside or one-sided.
     return smaller and float(y.abs().median()) <= 1.5

@@ -72,7 +72,7 @@ class DMPlug:
 
     def init(self, problem: Problem, rng: Rng) -> DMPlugState:
         """Returns the state at the start seed."""
-        self.objective(problem)  # refuses bad settings before the first network call
+        self.objective(problem).require_likelihood()
         z = self.start(problem, rng)
         return DMPlugState(self.solver.init(z), z, None)
 

@@ -125,7 +125,7 @@ def _heading(strip: Strip, name: str, heading: str) -> str:
         return "reconstruction (aligned to truth)"
     if name == "answer" and "stopped" in strip.rows:
         return "reconstruction (stopped)"
-    return heading
+    return f"{heading} (last)" if name == "answer" else heading
 
 
 def _score(strip: Strip, kinds: tuple[str, ...]) -> str:
