@@ -179,9 +179,9 @@ def show(y: Tensor, size: int) -> tuple[Tensor, str]:
         picture, note = show(y[:, middle], size)
         return picture, f"frame {middle + 1} of {y.shape[1]}{note and ', '}{note}"
     if y.ndim == 3 and y.shape[0] in (1, 3):
-        picture, note = picture_of(y, (y.shape[0], size, size))
-        if not note and float(y.min()) >= 0 and float(y.max()) > 1.1:
+        if _is_intensity(y, size):
             return 2 * y / y.max() - 1, f"white = {float(y.max()):.2g}"
+        picture, note = picture_of(y, (y.shape[0], size, size))
         if not note:
             return picture, "clamped" if float(y.abs().max()) > 1.1 else ""
     flat, note = _as_pictures(y)
@@ -190,6 +190,13 @@ def show(y: Tensor, size: int) -> tuple[Tensor, str]:
     unit = sizes.sort().values[len(sizes) // 4] if len(sizes) else 1
     picture, scale = picture_of(flat / unit, NO_IMAGE)
     return picture, f"{note}{note and ', '}{scale}"
+
+
+def _is_intensity(y: Tensor, size: int) -> bool:
+    """Tells whether y is a picture of light: not larger than the photo, from 0 to above white."""
+    if y.is_complex() or max(y.shape[1:]) > size or float(y.min()) < 0:
+        return False
+    return float(y.max()) > 1.1 and float(y.median()) <= 1.5  # spectra lie far beyond
 
 
 def draw(panels: Sequence[Panel], title: str, skipped: Mapping[str, str]) -> bytes:

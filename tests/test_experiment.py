@@ -376,7 +376,7 @@ def test_the_baseline_enlarges_y_or_takes_it_as_it_is():
     enlarged, same = naive(y, (3, 16, 16)), naive(y, (3, 4, 4))
     assert enlarged is not None and enlarged.shape == (2, 3, 16, 16)
     assert same is not None and torch.equal(same, y)
-    for no_picture in (y[:, :1], y.flatten(1), torch.complex(y, y), 40 * y):
+    for no_picture in (y[:, :1], y.flatten(1), torch.complex(y, y), 40 * y, 2 * y.abs() + 0.3):
         assert naive(no_picture, (3, 16, 16)) is None
     assert naive(y, (3, 2, 2)) is None  # larger than an image
 
