@@ -105,7 +105,7 @@ class VPPath(Path):
 
     .. math:: \log \alpha(t) = -\tfrac14 t^2 (\beta_1 - \beta_0) - \tfrac12 t \beta_0
 
-    Source: Song et al. 2021 (score SDE), eq. 33.
+    Source: Song et al. 2021 (score SDE), the VP perturbation kernel.
     """
 
     beta_min: float = 0.1

@@ -96,7 +96,7 @@ class BridgedPrior(Prior):
         base: The prior to serve.
         path: The path to serve it along.
 
-    Source: Lipman et al. 2024 (Flow Matching Guide), section 4.7, on equivalent Gaussian paths.
+    Source: Lipman et al. 2024 (Flow Matching Guide), on equivalent Gaussian paths.
     """
 
     def __init__(self, base: Prior, path: Path) -> None:

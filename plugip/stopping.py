@@ -241,7 +241,7 @@ class ESWMV:
     Raises:
         ValueError: If window is below 2 or patience below 1.
 
-    Source: Wang et al. 2023 (early stopping for deep image prior, TMLR), algorithm 1.
+    Source: Wang et al. 2023 (early stopping for deep image prior, TMLR), and its code.
     """
 
     window: int = 100

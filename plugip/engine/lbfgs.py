@@ -35,8 +35,9 @@ class LBFGS:
 
     Args:
         history: Pairs kept per image; 20 pairs of a 64 x 64 RGB seed take 2 MB.
-        tolerance: An image ends when ‖gradient‖ <= tolerance * max(1, ‖z‖). With the likelihood
-            loss gradients are in units of one standard deviation of the seed.
+        tolerance: An image ends when ‖gradient‖ <= tolerance * max(1, ‖z‖), the gradient in units
+            of a likelihood: mean losses, whose gradients are thousands of times smaller, are
+            rescaled.
         line_search: Chooses the step length.
 
     Source: Nocedal and Wright 2006, algorithms 7.4 and 7.5.
@@ -71,7 +72,8 @@ class LBFGS:
         return state, z, here, self._flat(here, z) | ~moved
 
     def _flat(self, here: Evaluation, z: Tensor) -> Tensor:
-        return norm(here.grad) <= self.tolerance * norm(z).clamp_min(1)
+        limit = self.tolerance * norm(z).clamp_min(1)
+        return norm(here.grad) <= (limit if here.unit is None else limit * here.unit)
 
     def _remember(self, state: LBFGSState, z: Tensor, here: Evaluation) -> LBFGSState:
         s, g = z - state.z, here.grad - state.here.grad  # type: ignore[union-attr]

@@ -120,5 +120,7 @@ class _Bracket:
 
 def choose_rows(rows: Tensor, a: Evaluation, b: Evaluation) -> Evaluation:
     """Takes a's images where ``rows`` (B,) is true and b's elsewhere."""
-    parts = {f.name: where(rows, getattr(a, f.name), getattr(b, f.name)) for f in fields(a)}
-    return Evaluation(**parts)
+    pairs = {f.name: (getattr(a, f.name), getattr(b, f.name)) for f in fields(a)}
+    return Evaluation(
+        **{n: None if p is None else where(rows, p, q) for n, (p, q) in pairs.items()}
+    )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from plugip.linalg import dot
+from plugip.noise import UnknownNoise
 from plugip.options import choose
 from plugip.problem import Problem
 from plugip.reverse import Generator
@@ -34,12 +35,15 @@ class Evaluation:
         grad: Gradient with respect to the seed, (B, *prior.shape).
         x: Images R(z), (B, C, H, W).
         residual: Root mean square of A(R(z)) - y over observed entries, (B,).
+        unit: What one unit of the likelihood's loss would be in this loss, (B,), the residual
+            taken for the noise; None where the loss is a likelihood of known level, so 1.
     """
 
     loss: Tensor
     grad: Tensor
     x: Tensor
     residual: Tensor
+    unit: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,11 @@ class Objective:
         choose(LOSSES, self.loss, "loss")
         if self.seed_weight < 0:
             raise ValueError(f"seed_weight must not be negative, got {self.seed_weight}")
+        if self.seed_weight > 0 and self.loss == "likelihood" and _unscaled(self.problem):
+            raise ValueError(
+                f"seed_weight={self.seed_weight:g} needs a known noise level to be weighed "
+                "against; without one set method.seed_weight=0 and a rule such as stopping=es_wmv"
+            )
 
     def require_likelihood(self) -> None:
         """Raises the noise model's TypeError if it has no likelihood; makes no network call."""
@@ -95,4 +104,15 @@ class Objective:
             loss = self.data_loss(y_clean) + self.prior_loss(seed)
             (grad,) = torch.autograd.grad(loss.sum(), seed)
         residual = self.problem.residual(y_clean.detach())
-        return Evaluation(loss.detach(), grad, x.detach(), residual)
+        unit = self._unit(residual, y_clean)
+        return Evaluation(loss.detach(), grad, x.detach(), residual, unit)
+
+    def _unit(self, residual: Tensor, y_clean: Tensor) -> Tensor | None:
+        # mean r^2 = (2 std^2 / m) * sum r^2 / (2 std^2)
+        scaled = self.loss == "likelihood" and not _unscaled(self.problem)
+        return None if scaled else 2 * residual.square() / y_clean[0].numel()
+
+
+def _unscaled(problem: Problem) -> bool:
+    # Without a level the data term is a mean square, far below the seed prior: z would stay at 0.
+    return isinstance(problem.noise, UnknownNoise)

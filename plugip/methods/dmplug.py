@@ -45,14 +45,14 @@ class DMPlug:
         generator: The map R.
         solver: What minimises the objective.
         start: Where it starts.
-        seed_weight: lambda, the weight of the Gaussian seed prior.
+        seed_weight: lambda, the weight of the Gaussian seed prior; 0 where the noise level is
+            unknown, because a misfit without a scale cannot be weighed against it.
         loss: "likelihood" (scaled by the noise level when it is known) or "mean".
 
     Raises:
         ValueError: If ``iterations`` is below 1, or another argument is out of range.
 
-    Source: Wang et al. 2024 (DMPlug, NeurIPS), eq. 7; the seed prior as in Bora et al. 2017, eq.
-    1.
+    Source: Wang et al. 2024 (DMPlug, NeurIPS); the seed prior as in Bora et al. 2017.
     """
 
     iterations: int = 250

@@ -50,7 +50,7 @@ class PoissonNoise:
             below black.
         TypeError: If y_clean is complex; from ``nll``, if clip is set.
 
-    Source: Chung et al. 2023 (DPS), section 4 and its published code.
+    Source: Chung et al. 2023 (DPS) and its published code.
     """
 
     rate: float = 1.0

@@ -41,6 +41,14 @@ def test_unknown_noise_gives_a_mean_loss_and_a_matching_residual():
     torch.testing.assert_close(f(seeds()), 0.5 * dot(rho, rho))
 
 
+def test_a_seed_prior_is_refused_where_the_misfit_has_no_scale():
+    p = toy_problem()
+    unknown = Problem(p.y, p.operator, UnknownNoise(), p.prior)
+    with pytest.raises(ValueError, match="needs a known noise level"):
+        Objective(unknown, Generator())
+    assert Objective(unknown, Generator(), 1.0, "mean").seed_weight == 1.0
+
+
 def test_gradient_equals_finite_differences():
     f, z = objective(), seeds()[:1, :, :2, :2].contiguous()
     f = Objective(_tiny(), Generator(steps=2), 0.7)

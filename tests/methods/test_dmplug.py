@@ -10,7 +10,7 @@ from plugip.engine.start import GaussianStart, ZeroStart
 from plugip.linalg import dot
 from plugip.loop import solve
 from plugip.methods import DMPlug
-from plugip.noise import GaussianNoise
+from plugip.noise import GaussianNoise, UnknownNoise
 from plugip.operator import Operator
 from plugip.path import SIGNED, DiscretePath, Prediction, to_x0
 from plugip.prior import Prior
@@ -129,6 +129,18 @@ def test_other_generators_pass_check_method(generator: Generator):
 def test_stops_when_nothing_can_be_gained():
     solution = solve(toy_problem(), DMPlug(iterations=500, solver=LBFGS(tolerance=1e-6)))
     assert max(solution.steps) < 100
+
+
+def test_a_loss_without_a_scale_does_not_stop_early():
+    p = toy_problem()
+    unknown = Problem(p.y, p.operator, UnknownNoise(), p.prior)
+    runs = [
+        solve(unknown, DMPlug(iterations=60, seed_weight=0.0)),
+        solve(p, DMPlug(iterations=60, seed_weight=0.0, loss="mean")),
+    ]
+    for solution in runs:
+        for trace in solution.trace:
+            assert trace.residual[-1] < 1e-3 * trace.residual[0]
 
 
 def test_map_seed_is_shorter_than_gaussian_noise():
