@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -120,7 +120,11 @@ class _Bracket:
 
 def choose_rows(rows: Tensor, a: Evaluation, b: Evaluation) -> Evaluation:
     """Takes a's images where ``rows`` (B,) is true and b's elsewhere."""
-    pairs = {f.name: (getattr(a, f.name), getattr(b, f.name)) for f in fields(a)}
+    unit = None if a.unit is None or b.unit is None else where(rows, a.unit, b.unit)
     return Evaluation(
-        **{n: None if p is None else where(rows, p, q) for n, (p, q) in pairs.items()}
+        loss=where(rows, a.loss, b.loss),
+        grad=where(rows, a.grad, b.grad),
+        x=where(rows, a.x, b.x),
+        residual=where(rows, a.residual, b.residual),
+        unit=unit,
     )
