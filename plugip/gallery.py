@@ -172,7 +172,7 @@ def show(y: Tensor, size: int) -> tuple[Tensor, str]:
         y: One measurement, without its batch axis.
         size: Side of the photograph.
     """
-    from plugip.experiment.scoring import picture_of
+    from plugip.experiment.pictures import picture_of
 
     if y.ndim == 4:
         middle = y.shape[1] // 2

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from plugip.diagnostics import diagnose
-from plugip.method import Info, Method, Observer, Solution, Trace, join, take
+from plugip.method import Info, Method, Observer, Solution, Trace, join, require_theta, take
 from plugip.problem import Problem, open_streams
 from plugip.rng import Rng
 
@@ -65,6 +65,7 @@ def solve(
     """
     if rows is not None and rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
+    require_theta(problem, method)
     streams = open_streams(rng, "solve", problem.batch, ids)
     width = rows or (1 if problem.y.device.type == "cpu" else problem.batch)
     done: list[Part] = []
@@ -130,8 +131,9 @@ class _Run:
     def _complete(self, info: Info) -> Info:
         if info.residual is not None:
             return info
+        known = self.problem.known(self._told("theta"))
         with torch.no_grad():
-            return replace(info, residual=self.problem.residual(self.problem.operator(info.x_hat)))
+            return replace(info, residual=known.residual(known.operator(info.x_hat)))
 
     def _ended(self) -> list[int]:
         if self.limit is not None and self.step >= self.limit:
@@ -145,7 +147,7 @@ class _Run:
         if self.info is None or not ended:
             return []
         x_hat, nfe, vjps = self._finish()
-        z, picked = self._told("seed"), self._told("picked_step")
+        z, theta, picked = (self._told(name) for name in ("seed", "theta", "picked_step"))
         steps = [self.step] * len(self.rows)
         losses, residuals = torch.cat(self.losses).cpu(), torch.cat(self.residuals).cpu()
         shared = Solution(
@@ -159,12 +161,12 @@ class _Run:
             seconds=[(time.perf_counter() - self.began) / self.size] * len(self.rows),
             peak_memory=self.memory.peak(),
             trace=[Trace(losses[:, i], residuals[:, i]) for i in range(len(self.rows))],
-            diagnostics=diagnose(self.problem, x_hat, z),
-            theta=self._told("theta"),
+            diagnostics=diagnose(self.problem.known(theta), x_hat, z),
+            theta=theta,
         )
         return [(self.rows[i], shared.select(i)) for i in ended]
 
-    def _told(self, name: str) -> Tensor | None:
+    def _told(self, name: str) -> Any:
         """Returns what an optional function of the method says of the state, such as its seed."""
         function = getattr(self.method, name, None)
         return None if function is None else function(self.state)

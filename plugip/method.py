@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plugip.diagnostics import Diagnostics
-from plugip.operator import Operator
+from plugip.operator import Operator, Unknown
 from plugip.problem import Problem
 from plugip.rng import Rng
 
@@ -40,7 +40,8 @@ class Method(Protocol[S]):
     """A way of solving problems: a frozen dataclass of hyperparameters with three functions.
 
     A method may also have ``iterations`` (its fixed number of steps), and ``seed(state)`` and
-    ``theta(state)``: the latent seed of the answer, and the unknown of a blind operator.
+    ``theta(state)``: the latent seed of the answer, and the admissible value found for the
+    unknown part of a blind operator. One without ``theta`` is not given blind problems.
     """
 
     def init(self, problem: Problem, rng: Rng) -> S:
@@ -81,7 +82,8 @@ class Solution:
         peak_memory: Highest memory in bytes: of the GPU's allocator, or of the process on a CPU.
         trace: Loss and residual by step, per image.
         diagnostics: Checks that need no true image, per image.
-        theta: Estimate of a blind operator's unknown, if any.
+        theta: Admissible value found for a blind operator's unknown, that of ``x_hat``; a tensor
+            (B, ...) or a dict of them.
     """
 
     x_hat: Tensor
@@ -95,13 +97,13 @@ class Solution:
     peak_memory: int
     trace: list[Trace]
     diagnostics: list[Diagnostics]
-    theta: Tensor | None = None
+    theta: Unknown | None = None
 
     def select(self, i: int) -> Solution:
         """Returns the solution of one image, as a batch of one."""
-        cut = {f.name: getattr(self, f.name) for f in fields(self)}
-        cut = {name: v[i : i + 1] for name, v in cut.items() if isinstance(v, (Tensor, list))}
-        return replace(self, **cut)
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        cut = {n: v[i : i + 1] for n, v in parts.items() if isinstance(v, (Tensor, list))}
+        return replace(self, **cut | {"theta": take(self.theta, [i])})
 
 
 Observer = Callable[[int, list[int], Info], None]
@@ -125,9 +127,22 @@ def join(parts: list[Solution]) -> Solution:
     )
 
 
-def _cat(parts: list[Tensor | None]) -> Tensor | None:
-    known = [p for p in parts if p is not None]
-    return torch.cat(known) if len(known) == len(parts) else None
+def _cat(parts: list[Any]) -> Any:
+    if any(p is None for p in parts):
+        return None
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    return torch.cat(parts)
+
+
+def require_theta(problem: Problem, method: Method[Any]) -> None:
+    """Raises a TypeError if the operator has an unknown part that the method cannot find."""
+    if problem.blind and not hasattr(method, "theta"):
+        operator = type(problem.operator).__name__
+        raise TypeError(
+            f"{type(method).__name__} needs a known operator, but {operator} has an unknown part; "
+            "fix it with operator.at(theta), or take a method that has theta(state)"
+        )
 
 
 def take(state: Any, rows: list[int]) -> Any:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 # One unknown is a tensor (B, ...); several are a dict of such tensors.
+Unknown = Tensor | dict[str, Tensor]
 Theta = TypeVar("Theta", Tensor, dict[str, Tensor])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plugip.noise import Noise, count_observed, sum_of_squares
-from plugip.operator import Operator, require_batch
+from plugip.operator import BlindOperator, Operator, Unknown, require_batch
 from plugip.prior import Prior
 from plugip.rng import Rng
 
@@ -65,6 +65,30 @@ class Problem:
     def nll(self, y_clean: Tensor) -> Tensor:
         """Returns the negative log-likelihood of y per image, (B,)."""
         return self.noise.nll(y_clean, self.y, self.operator.observed)
+
+    @property
+    def blind(self) -> bool:
+        """Whether the operator has an unknown part, theta."""
+        return isinstance(self.operator, BlindOperator)
+
+    def known(self, theta: Unknown | None) -> Problem:
+        """Returns the problem with its unknown part held at admissible values.
+
+        Args:
+            theta: One value per image, as ``operator.constrain`` returns it; not looked at where
+                the operator has no unknown part.
+
+        Raises:
+            TypeError: If the operator has an unknown part and theta is None.
+        """
+        if not isinstance(self.operator, BlindOperator):
+            return self
+        if theta is None:
+            raise TypeError(
+                f"{type(self.operator).__name__} has an unknown part; give theta, as "
+                "operator.constrain(operator.init_theta(rng, x)) returns it"
+            )
+        return _unchecked(self.y, self.operator.at(theta), self.noise, self.prior)
 
     def select(self, rows: list[int]) -> Problem:
         """Returns the problem of some images of the batch."""
@@ -216,7 +240,7 @@ def _tensors(module: torch.nn.Module) -> list[Tensor]:
 
 
 def _require_scale(problem: Problem) -> None:
-    one = problem.operator.select([0])
+    one = _guess(problem.operator.select([0]), (1, *problem.prior.image_shape), problem.y.real)
     with torch.no_grad():
         tops = [float(one(probe).abs().max()) for probe in _probes(problem)]
     bound = max(tops) + (problem.noise.std or 0)
@@ -227,6 +251,13 @@ def _require_scale(problem: Problem) -> None:
             f"{bound:.3g} at most for images in [-1, 1]; bring y to the operator's units, "
             "for 0...255 images by y / 127.5 - 1"
         )
+
+
+def _guess(operator: Operator, x_shape: tuple[int, ...], like: Tensor) -> Operator:
+    if not isinstance(operator, BlindOperator):
+        return operator
+    theta = operator.init_theta(Rng(0, "scale", ["0"]), like.new_zeros(x_shape))
+    return operator.at(operator.constrain(theta))
 
 
 def _probes(problem: Problem) -> list[Tensor]:

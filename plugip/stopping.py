@@ -10,7 +10,8 @@ from torch import Tensor
 
 from plugip.diagnostics import chi_square_limit
 from plugip.linalg import where
-from plugip.method import Info, Method
+from plugip.method import Info, Method, require_theta
+from plugip.operator import Unknown
 from plugip.problem import Problem
 from plugip.rng import Rng
 
@@ -39,12 +40,13 @@ class Rule(Protocol[S]):
 
 @dataclass(frozen=True)
 class StoppedState:
-    """States of method and rule, the picked images, and the step of each pick (0: none yet)."""
+    """States of method and rule, the picks, and the step of each pick (0: none yet)."""
 
     method: Any
     rule: Any
     picked: Tensor | None
     picked_seed: Tensor | None
+    picked_theta: Unknown | None
     picked_step: Tensor
     latest: Tensor | None
     step: int
@@ -76,22 +78,26 @@ class Stopped(Generic[S]):
 
     def init(self, problem: Problem, rng: Rng) -> StoppedState:
         """Returns the first states of rule and method."""
+        require_theta(problem, self.method)
         rule = self.rule.init(problem)
         step = torch.zeros(problem.batch, dtype=torch.long, device=problem.y.device)
-        return StoppedState(self.method.init(problem, rng), rule, None, None, step, None, 0)
+        return StoppedState(self.method.init(problem, rng), rule, None, None, None, step, None, 0)
 
     def step(self, problem: Problem, state: StoppedState) -> tuple[StoppedState, Info]:
         """Makes one step of the method and lets the rule judge it."""
         inner, info = self.method.step(problem, state.method)
+        theta = self._told("theta", inner)
         if info.residual is None:
+            known = problem.known(theta)
             with torch.no_grad():
-                residual = problem.residual(problem.operator(info.x_hat))
+                residual = known.residual(known.operator(info.x_hat))
             info = Info(info.x_hat, info.loss, info.done, residual)
         rule, verdict = self.rule.update(problem, state.rule, info)
         picked = _kept(verdict.pick, info.x_hat, state.picked)
         z = _kept(verdict.pick, self._told("seed", inner), state.picked_seed)
+        theta = _kept(verdict.pick, theta, state.picked_theta)
         at = torch.where(verdict.pick, state.step + 1, state.picked_step)
-        moved = StoppedState(inner, rule, picked, z, at, info.x_hat, state.step + 1)
+        moved = StoppedState(inner, rule, picked, z, theta, at, info.x_hat, state.step + 1)
         done = info.done | verdict.stop if self.halt else info.done
         return moved, Info(info.x_hat, info.loss, done, info.residual)
 
@@ -103,16 +109,19 @@ class Stopped(Generic[S]):
 
     def seed(self, state: StoppedState) -> Tensor | None:
         """Returns the seed of each image's answer, if the method has seeds."""
-        latest = self._told("seed", state.method)
-        if latest is None or state.picked_seed is None:
+        return self._answer(state, "seed", state.picked_seed)
+
+    def theta(self, state: StoppedState) -> Unknown | None:
+        """Returns each image's value of a blind operator's unknown, if the method has one."""
+        return self._answer(state, "theta", state.picked_theta)
+
+    def _answer(self, state: StoppedState, name: str, picked: Any) -> Any:
+        latest = self._told(name, state.method)
+        if latest is None or picked is None:
             return latest
-        return where(state.picked_step > 0, state.picked_seed, latest)
+        return _kept(state.picked_step > 0, picked, latest)
 
-    def theta(self, state: StoppedState) -> Tensor | None:
-        """Returns the method's estimate of a blind operator's unknown, if any."""
-        return self._told("theta", state.method)
-
-    def _told(self, name: str, state: Any) -> Tensor | None:
+    def _told(self, name: str, state: Any) -> Any:
         function = getattr(self.method, name, None)
         return None if function is None else function(state)
 
@@ -121,8 +130,12 @@ class Stopped(Generic[S]):
         return state.picked_step
 
 
-def _kept(pick: Tensor, now: Tensor | None, before: Tensor | None) -> Tensor | None:
-    return now if now is None or before is None else where(pick, now, before)
+def _kept(pick: Tensor, now: Any, before: Any) -> Any:
+    if now is None or before is None:
+        return now
+    if isinstance(now, dict):
+        return {name: where(pick, now[name], before[name]) for name in now}
+    return where(pick, now, before)
 
 
 @dataclass(frozen=True)

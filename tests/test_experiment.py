@@ -9,19 +9,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import ExactPrior, Identity, Scale, Shrink, normal
+from toys import ExactPrior, Identity, JointDescent, Scale, Shrink, normal
 
 from plugip.data import ImageFolder, load_image
 from plugip.engine.adam import Adam
 from plugip.experiment import Experiment, choose_device, naive
 from plugip.experiment.observers import Oracle
-from plugip.experiment.scoring import Judge, looks_like_image, picture_of
+from plugip.experiment.pictures import drawn, looks_like_image, picture_of
+from plugip.experiment.scoring import Judge
 from plugip.experiment.team import Team, join_team
 from plugip.method import Info
 from plugip.methods import DMPlug
 from plugip.metrics import LPIPS, PSNR, SSIM
 from plugip.noise import GaussianNoise, UnknownNoise
-from plugip.operators import FourierMagnitude, align
+from plugip.operators import (
+    BlindBlur,
+    BlindTurbulence,
+    FourierMagnitude,
+    GaussianKernel,
+    align,
+    align_shift,
+)
 from plugip.problem import measure
 from plugip.record import Record, RecordError
 from plugip.reverse import Generator
@@ -367,6 +375,83 @@ def test_symmetric_answers_are_aligned_for_scores_only(make):
     pictures = aligned.folder / "images/a.png"
     same = torch.equal(load_image(pictures / "aligned.png"), load_image(pictures / "truth.png"))
     assert same and (pictures / "reconstruction.png").is_file()
+    raw = aligned.rows[0].metrics["psnr_raw"]
+    assert raw == plain.rows[0].metrics["psnr"]  # the figure before alignment stays beside it
+    assert "psnr_raw" in aligned.conventions and "psnr_raw" not in plain.conventions
+
+
+# an operator with an unknown part
+
+TRUE = ("tilt", "kernel")
+TURBULENCE = {"kernel_size": 5, "truth": GaussianKernel(1.0, 5)}
+
+
+def blind_parts(operator):
+    return {"operator": operator, "method": JointDescent(), "noise": GaussianNoise(0.01)}
+
+
+def test_a_blind_problem_is_simulated_with_a_true_unknown_that_the_method_cannot_see(make):
+    class Peek(JointDescent):
+        def init(self, problem, rng):
+            assert isinstance(problem.operator, BlindTurbulence) and problem.operator.truth is None
+            return super().init(problem, rng)
+
+    experiment = make(**blind_parts(BlindTurbulence(**TURBULENCE)) | {"method": Peek()})
+    summary = experiment.run()
+    assert not summary.failed
+    folder = summary.folder / "images/a.png"
+    theta = {n: torch.from_numpy(np.load(folder / f"theta_true_{n}.npy")) for n in TRUE}
+    rng = Rng(0, "operator", ["a.png"])
+    true = BlindTurbulence(**TURBULENCE).draw_theta(rng.child("theta"), (1, 3, SIDE, SIDE))
+    assert all(torch.equal(theta[n], true[n][0]) for n in TRUE)
+    x = ImageFolder(experiment.data.path).load(experiment.data.items()[0])[None]
+    y = BlindTurbulence(**TURBULENCE).at(true)(x)
+    left = torch.from_numpy(np.load(folder / "measurement.npy")) - y[0]
+    assert 0.005 < float(left.std()) < 0.02
+
+
+def test_the_found_unknown_is_recorded_and_explains_the_residual(make):
+    summary = make(**blind_parts(BlindTurbulence(**TURBULENCE))).run()
+    folder = summary.folder / "images/a.png"
+    found = {n: torch.from_numpy(np.load(folder / f"theta_{n}.npy"))[None] for n in TRUE}
+    x_hat = load_image(folder / "reconstruction.png")[None]
+    y = torch.from_numpy(np.load(folder / "measurement.npy"))[None]
+    left = BlindTurbulence(**TURBULENCE).at(found)(x_hat) - y
+    last = next(row for row in summary.rows if row.id == "a.png" and row.kind == "last")
+    assert last.residual == pytest.approx(float(left.square().mean().sqrt()), abs=0.02)
+    assert (folder / "theta_kernel.png").is_file() and (folder / "theta_true_tilt.png").is_file()
+    other = [row for row in summary.rows if row.kind in ("input", "oracle")]
+    assert other and all(row.residual is None and row.metrics["psnr"] for row in other)
+
+
+def test_blind_rows_do_not_depend_on_the_batch(make):
+    parts = blind_parts(BlindBlur(5, truth=GaussianKernel(1.0, 5))) | {"align": align_shift}
+    alone, together = (make(f"b{b}", batch_size=b, **parts).run() for b in (1, 4))
+    assert by_image(alone) == by_image(together)
+    assert alone.rows[-1].metrics.keys() == {"psnr", "ssim", "psnr_raw", "ssim_raw"}
+
+
+def test_real_measurements_of_a_blind_operator_are_solved(make, photos):
+    blind = BlindBlur(5)  # nothing says how to draw a true kernel, and nothing has to
+    summary = make(real=True, **blind_parts(blind)).run()
+    assert not summary.failed and (summary.folder / "images/a.png/theta.npy").is_file()
+    refused = make("simulated", **blind_parts(blind))
+    with pytest.raises(TypeError, match="cannot simulate a measurement"):
+        refused.run()
+
+
+def test_a_method_without_theta_is_refused_before_any_solving(make):
+    blind = BlindBlur(5, truth=GaussianKernel(1.0, 5))
+    for method in (METHOD, Stopped(METHOD, Budget(2))):
+        with pytest.raises(TypeError, match="DMPlug needs a known operator, but BlindBlur has"):
+            make(**blind_parts(blind) | {"method": method}).run()
+
+
+def test_unknowns_are_drawn_where_they_are_pictures():
+    assert drawn(torch.rand(1, 1, 1)) == [] and drawn(torch.rand(5)) == []
+    (kernel,), (tilt,) = drawn(torch.rand(1, 5, 7)), drawn(torch.rand(2, 5, 7))
+    assert kernel.shape == tilt.shape == (1, 5, 7)
+    assert float(kernel.min()) == -1 and float(kernel.max()) == pytest.approx(1)
 
 
 # plain functions

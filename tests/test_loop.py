@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import ExactPrior, Identity, Masked, Matrix, Scale, close, normal
+from toys import ExactPrior, Identity, JointDescent, Masked, Matrix, Scale, close, normal
 
 from plugip.loop import Interrupted, solve
 from plugip.method import Info, Solution, join, take
 from plugip.noise import GaussianNoise
+from plugip.operators import BlindTurbulence
 from plugip.problem import Problem
 from plugip.rng import Rng
+from plugip.stopping import Budget, Stopped
 
 IMAGE = (1, 4, 4)
 IDS = ["a", "b", "c", "d"]
@@ -420,6 +422,49 @@ def test_join_keeps_a_blind_unknown():
     whole = replace(solve(problem(2), Counted()), theta=normal(2, 5))
     joined = join([whole.select(0), whole.select(1)])
     assert joined.theta is not None and torch.equal(joined.theta, whole.theta)  # type: ignore[arg-type]
+
+
+def test_several_unknowns_are_selected_and_joined_by_name():
+    theta = {"gain": normal(2, 1), "kernel": normal(2, 1, 3, 3)}
+    whole = replace(solve(problem(2), Counted()), theta=theta)
+    joined = join([whole.select(0), whole.select(1)])
+    assert isinstance(joined.theta, dict) and whole.select(1).theta["gain"].shape == (1, 1)  # type: ignore[index]
+    assert all(torch.equal(joined.theta[name], theta[name]) for name in theta)
+
+
+def blind_problem(batch: int = 2) -> Problem:
+    prior = ExactPrior(torch.zeros(3, 12, 12))
+    y = normal(batch, 3, 12, 12, dtype=torch.float32).clamp(-1, 1)
+    return Problem(y, BlindTurbulence(5), GaussianNoise(0.1), prior)
+
+
+def test_a_blind_problem_is_known_once_theta_is():
+    p = blind_problem()
+    assert p.blind and p.known(p.operator.init_theta(Rng(0, "z", ["a", "b"]), p.y)).blind is False  # type: ignore[operator]
+    with pytest.raises(TypeError, match="BlindTurbulence has an unknown part; give theta"):
+        p.known(None)
+    plain = problem()
+    assert not plain.blind and plain.known(None) is plain
+
+
+def test_residuals_of_a_blind_solution_belong_to_its_unknown():
+    p = blind_problem()
+    solution = solve(p, JointDescent(4), ids=["a", "b"])
+    known = p.known(solution.theta)
+    short = solve(p, JointDescent(3), ids=["a", "b"])
+    assert all(
+        a < b for a, b in zip(solution.trace[0].loss[1:], solution.trace[0].loss[:-1], strict=True)
+    )
+    assert not torch.equal(solution.theta["kernel"], short.theta["kernel"])  # type: ignore[index]
+    residual = known.residual(known.operator(solution.last))
+    close(residual, torch.stack([t.residual[-1] for t in solution.trace]), 1e-6)
+
+
+def test_the_picked_unknown_belongs_to_the_picked_image():
+    p, short = blind_problem(), solve(blind_problem(), JointDescent(2), ids=["a", "b"])
+    picked = solve(p, Stopped(JointDescent(5), Budget(2), halt=False), ids=["a", "b"])
+    assert picked.steps == [5, 5] and picked.answer_steps == [2, 2]
+    assert all(torch.equal(picked.theta[n], short.theta[n]) for n in ("tilt", "kernel"))  # type: ignore[index]
 
 
 def test_what_one_image_lacks_the_batch_lacks():

@@ -65,7 +65,7 @@ def parts(image_id, kinds=("input", "last"), status="ok", psnr=20.0, **more):
     pictures = {"truth": x, "measurement": x[:, ::2, ::2], "input": x, "reconstruction": x}
     trace = {"step": [1, 2], "loss": [3.0, 2.0], "residual": [0.2, 0.1]}
     trace["residual_to_noise"] = [2.0, 1.0]
-    return Parts(image_id, "d1", rows, pictures, x[None], trace=trace, **more)
+    return Parts(image_id, "d1", rows, pictures, {"measurement": x[None]}, trace=trace, **more)
 
 
 @pytest.fixture
@@ -303,7 +303,9 @@ def test_figures_need_no_truth_no_score_and_no_noise_level(record):
     trace = {"step": [1], "loss": [-1.0], "residual": [0.1], "residual_to_noise": [nan]}
     pictures = {"measurement": x, "reconstruction": x}
     row = Row("a", "last", "interrupted")
-    record.write_parts(Parts("a", "", [row], pictures, x[None], "log scale", trace))
+    record.write_parts(
+        Parts("a", "", [row], pictures, {"measurement": x[None]}, "log scale", trace)
+    )
     record.end(["a"], {}, "title")
     assert (record.folder / "figure.png").stat().st_size > 1000
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from plugip.method import Info
 from plugip.operator import LinearOperator, Operator, SpectralOperator
 from plugip.path import SIGNED, FlowPath
 from plugip.prior import Prior
+from plugip.problem import Problem
 from plugip.rng import Rng
 from plugip.spectral import Spectrum
 
@@ -148,3 +152,47 @@ class ExactPrior(Prior):
         a, s = self.path.coefficients(t, x_t)
         gain = a * self.std**2 / (a**2 * self.std**2 + s**2)
         return self.mean + gain * (x_t - a * self.mean)
+
+
+@dataclass(frozen=True)
+class JointState:
+    """Images, free parameters by name, and the admissible ones that belong to the last report."""
+
+    x: Tensor
+    free: dict[str, Tensor]
+    theta: dict[str, Tensor] | Tensor | None
+
+
+@dataclass(frozen=True)
+class JointDescent:
+    """Gradient descent on the image and the unknown of a blind operator at once."""
+
+    iterations: int = 5
+    rate: float = 0.1
+
+    def init(self, problem: Problem, rng: Rng) -> JointState:
+        x = torch.zeros(problem.batch, *problem.prior.image_shape, dtype=problem.y.dtype)
+        free = problem.operator.init_theta(rng, x)  # type: ignore[operator]
+        return JointState(x, free if isinstance(free, dict) else {"": free}, None)
+
+    def step(self, problem: Problem, state: JointState) -> tuple[JointState, Info]:
+        x = state.x.detach().requires_grad_()
+        free = {name: part.detach().requires_grad_() for name, part in state.free.items()}
+        theta = problem.operator.constrain(free.get("", free))  # type: ignore[operator]
+        known = problem.known(theta)
+        loss = known.squared_residual(known.operator(x)) + x.square().flatten(1).sum(1) * 0.01
+        grads = torch.autograd.grad(loss.sum(), [x, *free.values()])
+        moved = [
+            p.detach() - self.rate * g for p, g in zip([x, *free.values()], grads, strict=True)
+        ]
+        seen = {n: p.detach() for n, p in theta.items()} if isinstance(theta, dict) else theta
+        seen = seen.detach() if isinstance(seen, Tensor) else seen
+        state = JointState(moved[0], dict(zip(free, moved[1:], strict=True)), seen)
+        done = torch.zeros(problem.batch, dtype=torch.bool)
+        return state, Info(x.detach().clamp(-1, 1), loss.detach(), done)
+
+    def finish(self, problem: Problem, state: JointState) -> Tensor:
+        return state.x.clamp(-1, 1)
+
+    def theta(self, state: JointState) -> dict[str, Tensor] | Tensor | None:
+        return state.theta

@@ -19,7 +19,7 @@ from plugip.loop import Interrupted, solve
 from plugip.method import Info, Method, Solution
 from plugip.metrics import NamedMetric
 from plugip.noise import Hidden, Noise, UnknownNoise
-from plugip.operator import Operator
+from plugip.operator import BlindOperator, Operator, Unknown
 from plugip.prior import Prior
 from plugip.problem import Problem, measure
 from plugip.record import Record, Row
@@ -195,23 +195,30 @@ class Experiment:
         """Loads and measures one image, alone, so that y depends on nothing else."""
         try:
             loaded = self.data.load(item).to(device)[None]
-            y = loaded if self.real else self._measure(item.id, loaded)
+            y, theta = (loaded, None) if self.real else self._measure(item.id, loaded)
             self._problem([item.id], y)
         except ValueError as error:
             scribe.fail(item.id, digest, str(error))
             return None
-        return Case(item.id, digest, None if self.real else loaded, y)
+        return Case(item.id, digest, None if self.real else loaded, y, theta)
 
-    def _measure(self, image_id: str, x: Tensor) -> Tensor:
+    def _measure(self, image_id: str, x: Tensor) -> tuple[Tensor, Unknown | None]:
+        """Returns y, and the true unknown where the operator has one."""
         wanted, given = tuple(self.prior.image_shape), tuple(x.shape[1:])
         if given != wanted:
             raise ImageError(_misfit(given, wanted))
-        operator = self.operator.realise(self._rng("operator", [image_id]), tuple(x.shape))
-        return measure(operator, x, self.noise, self._rng("measure", [image_id]))
+        rng, theta = self._rng("operator", [image_id]), None
+        operator = self.operator.realise(rng, tuple(x.shape))
+        if isinstance(operator, BlindOperator):
+            theta = operator.draw_theta(rng.child("theta"), tuple(x.shape))
+            operator = operator.at(theta).to(x.device)
+        return measure(operator, x, self.noise, self._rng("measure", [image_id])), theta
 
     def _problem(self, ids: list[str], y: Tensor) -> Problem:
         x_shape = (len(ids), *self.prior.image_shape)
         operator = self.operator.realise(self._rng("operator", ids), x_shape)
+        if isinstance(operator, BlindOperator):
+            operator = operator.unknown()
         # A hidden noise model simulates y; the method gets an object that does not hold it.
         noise = UnknownNoise() if isinstance(self.noise, Hidden) else self.noise
         return Problem(y, operator, noise, self.prior)
@@ -226,9 +233,10 @@ class Experiment:
     def _require_fit(self) -> None:
         """Refuses parts that no image could suit, before the first one is read."""
         image, name = tuple(self.prior.image_shape), type(self.operator).__name__
-        realised = [
-            self.operator.realise(self._rng("operator", [i]), (1, *image)) for i in ("a", "b")
-        ]
+        rngs = [self._rng("operator", [i]) for i in ("a", "b")]
+        realised = [self.operator.realise(rng, (1, *image)) for rng in rngs]
+        if isinstance(realised[0], BlindOperator) and not self.real:
+            realised[0].draw_theta(rngs[0].child("theta"), (1, *image))
         try:
             shapes = [operator.measurement_shape((1, *image)) for operator in realised]
         except RuntimeError as error:
@@ -244,9 +252,17 @@ class Experiment:
 def _same(operators: list[Operator], image: tuple[int, ...]) -> bool:
     like = next((t for o in operators for t in o.buffers()), torch.zeros(()))
     probe = torch.linspace(-0.9, 0.9, torch.Size(image).numel(), device=like.device)
+    probe = probe.reshape(1, *image)
     with torch.no_grad():
-        first, second = (operator(probe.reshape(1, *image)) for operator in operators)
+        first, second = (_guessed(operator, probe)(probe) for operator in operators)
     return torch.equal(first, second)
+
+
+def _guessed(operator: Operator, x: Tensor) -> Operator:
+    """Returns the operator; one with an unknown part at a guess that is the same each time."""
+    if not isinstance(operator, BlindOperator):
+        return operator
+    return operator.at(operator.constrain(operator.init_theta(Rng(0, "fit", ["0"]), x)))
 
 
 def _misfit(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Scores against the truth, a baseline made from y alone, and y as a picture."""
+"""Scores against the truth, as the method answered and with symmetries resolved."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from plugip.experiment.observers import Align
@@ -16,6 +15,9 @@ from plugip.metrics import MetricUnavailableError, NamedMetric, to_unit
 @dataclass(frozen=True)
 class Judge:
     """Scores estimates against the truth with every metric that can run here.
+
+    Where symmetries of the answer are resolved first, each score ``psnr`` has a ``psnr_raw``
+    beside it, of the estimate as the method gave it.
 
     Args:
         metrics: The metrics.
@@ -33,7 +35,11 @@ class Judge:
     @property
     def conventions(self) -> dict[str, str]:
         """Which definition each metric follows, or why it is not available."""
-        return {m.name: self.missing.get(m.name, m.convention) for m in self.metrics}
+        said = {m.name: self.missing.get(m.name, m.convention) for m in self.metrics}
+        if self.align is None:
+            return said
+        raw = {f"{m.name}_raw": f"{m.name}_raw: the same before alignment" for m in self.metrics}
+        return said | raw
 
     def aligned(self, x_hat: Tensor, x: Tensor) -> Tensor:
         """Returns the estimate as it is scored."""
@@ -45,7 +51,15 @@ class Judge:
         Returns:
             Numbers by metric, None where there is none, and the reasons for that.
         """
-        unit, truth = to_unit(self.aligned(x_hat, x)), to_unit(x)
+        values, notes = self._scores(self.aligned(x_hat, x), x)
+        if self.align is not None:
+            raw = self._scores(x_hat, x)
+            values |= {f"{name}_raw": value for name, value in raw[0].items()}
+            notes |= {f"{name}_raw": note for name, note in raw[1].items()}
+        return values, notes
+
+    def _scores(self, x_hat: Tensor, x: Tensor) -> tuple[dict[str, float | None], dict[str, str]]:
+        unit, truth = to_unit(x_hat), to_unit(x)
         values: dict[str, float | None] = {}
         notes = dict(self.missing)
         for metric in self.metrics:
@@ -62,48 +76,3 @@ class Judge:
             else:
                 notes[metric.name] = f"{value}: no finite number"
         return values, notes
-
-
-def naive(y: Tensor, image_shape: tuple[int, ...]) -> Tensor | None:
-    """Makes an image of y without any prior: y itself, or y enlarged by bicubic interpolation.
-
-    Args:
-        y: Measurements, (B, *Y).
-        image_shape: Shape of the images, (C, H, W).
-
-    Returns:
-        Images, (B, C, H, W), in [-1, 1]; None where y is no picture of them.
-    """
-    if not looks_like_image(y[0], image_shape):
-        return None
-    if tuple(y.shape[1:]) == tuple(image_shape):
-        return y.clamp(-1, 1)
-    enlarged = F.interpolate(y, tuple(image_shape[-2:]), mode="bicubic", align_corners=False)
-    return enlarged.clamp(-1, 1)
-
-
-def looks_like_image(y: Tensor, image_shape: tuple[int, ...]) -> bool:
-    """Tells whether one measurement is a picture: same channels, not larger, about in [-1, 1]."""
-    if y.is_complex() or y.ndim != 3 or y.shape[0] != image_shape[0]:
-        return False
-    if float(y.min()) >= 0 and float(y.max()) > 1.2:  # intensities, not grey values
-        return False
-    smaller = all(a <= b for a, b in zip(y.shape, image_shape, strict=True))
-    # The median is blind to noise and outliers, and a spectrum's is far outside or one-sided.
-    return smaller and float(y.abs().median()) <= 1.5
-
-
-def picture_of(y: Tensor, image_shape: tuple[int, ...]) -> tuple[Tensor, str]:
-    """Returns one measurement as a picture, (C, h, w) in [-1, 1], and how it was made.
-
-    Pictures stay as they are ("" is the note); anything else is shown by log(1 + |y|).
-    """
-    if looks_like_image(y, image_shape):
-        return y, ""
-    size = y.abs().double().log1p()
-    flat = size if size.ndim == 3 else size.reshape(1, -1, size.shape[-1])
-    flat = flat.mean(dim=0, keepdim=True) if flat.shape[0] not in (1, 3) else flat
-    if flat.shape[1] == 1:  # a list of numbers becomes a strip
-        flat = flat.expand(-1, max(flat.shape[2] // 8, 1), -1)
-    low, high = flat.min(), flat.max()
-    return 2 * (flat - low) / (high - low).clamp_min(1e-12) - 1, "log scale"

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from plugip.diagnostics import diagnose
-from plugip.experiment.scoring import Judge, naive, picture_of
+from plugip.experiment.pictures import drawn, naive, named_parts, picture_of
+from plugip.experiment.scoring import Judge
 from plugip.method import Solution, Trace
+from plugip.operator import Unknown
 from plugip.problem import Problem
 from plugip.record import Parts, Record, Row
 
@@ -26,12 +28,14 @@ class Case:
         digest: sha256 of its file.
         x: The truth, (1, C, H, W) in [-1, 1], if there is one.
         y: The measurement, (1, *Y).
+        theta: The true unknown of a blind operator, if y was simulated; never shown to a method.
     """
 
     id: str
     digest: str
     x: Tensor | None
     y: Tensor
+    theta: Unknown | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +88,13 @@ class Scribe:
             pictures |= self._answers(case, problem, solution, stopped)
         else:
             rows = [self._row(case.id, "", "failed", _diverged(solution.steps[0]))]
+        arrays = {"measurement": case.y[0]}
+        for name, theta in (("theta", solution.theta), ("theta_true", case.theta)):
+            arrays |= named_parts(name, theta)
+        unknowns = {name: array for name, array in arrays.items() if name != "measurement"}
+        pictures |= {name: p for name, theta in unknowns.items() for p in drawn(theta)}
         trace = _columns(solution.trace[0], self.std)
-        self.record.write_parts(
-            Parts(case.id, case.digest, rows, pictures, case.y[0], view, trace)
-        )
+        self.record.write_parts(Parts(case.id, case.digest, rows, pictures, arrays, view, trace))
 
     def _answers(
         self, case: Case, problem: Problem, solution: Solution, stopped: bool
@@ -123,21 +130,30 @@ class Scribe:
         if baseline is not None:
             yield self._judged(self._row(case.id, "input", status), case, problem, baseline)
         last = self._row(case.id, "last", status, step=solution.steps[0], **cost)
-        # The seed that a solution holds is that of its answer.
-        seed = None if stopped else solution.z
-        yield self._judged(last, case, problem, solution.last, seed)
+        # The seed and the unknown that a solution holds are those of its answer.
+        answer = solution.z, solution.theta
+        z, theta = (None, None) if stopped else answer
+        yield self._judged(last, case, problem, solution.last, z, theta)
         if stopped:
             step = solution.answer_steps[0] or solution.steps[0]  # 0: the rule never fired
             row = self._row(case.id, "stopped", status, step=step, **cost)
-            yield self._judged(row, case, problem, solution.x_hat, solution.z)
+            yield self._judged(row, case, problem, solution.x_hat, *answer)
         if best is not None:
             row = self._row(case.id, "oracle", status, step=best[0], **cost)
             yield self._judged(row, case, problem, best[1])
 
     def _judged(
-        self, row: Row, case: Case, problem: Problem, x_hat: Tensor, z: Tensor | None = None
+        self,
+        row: Row,
+        case: Case,
+        problem: Problem,
+        x_hat: Tensor,
+        z: Tensor | None = None,
+        theta: Unknown | None = None,
     ) -> Row:
-        described = _described(row, problem, x_hat, z)
+        # An iterate whose unknown was not kept can be scored, but not be held against y.
+        judgeable = not problem.blind or theta is not None
+        described = _described(row, problem.known(theta), x_hat, z) if judgeable else row
         if case.x is None:
             return described
         metrics, notes = self.judge.scores(x_hat, case.x)

@@ -79,8 +79,8 @@ class Record:
             self._write(f"{folder}/{name}.png", png_bytes(x, self.bits))
             if x.shape[0] not in (1, 3):
                 self._write(f"{folder}/{name}.npy", npy_bytes(x))
-        if parts.y is not None:
-            self._write(f"{folder}/measurement.npy", npy_bytes(parts.y))
+        for name, array in parts.arrays.items():
+            self._write(f"{folder}/{name}.npy", npy_bytes(array))
         if parts.trace is not None:
             self._write(f"trace/{safe_name(parts.id)}.csv", csv_bytes(parts.trace))
         saved = {

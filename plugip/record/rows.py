@@ -58,7 +58,7 @@ class Parts:
         digest: sha256 of its file; another file under the same name is solved again.
         rows: Its rows; it counts as finished if all are "ok".
         pictures: Images (C, H, W) in [-1, 1] by name: truth, measurement, reconstruction, ...
-        y: The exact measurement, (*Y).
+        arrays: Exact tensors by name: the measurement, and the unknown of a blind operator.
         view: How ``pictures["measurement"]`` shows y, if not as it is.
         trace: Columns of the trace by name, of equal length.
     """
@@ -67,6 +67,6 @@ class Parts:
     digest: str
     rows: list[Row]
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
-    y: Tensor | None = None
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
     view: str = ""
     trace: dict[str, list[float]] | None = None
