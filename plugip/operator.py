@@ -59,7 +59,11 @@ class Operator(nn.Module, ABC):
 
     def __call__(self, x: Tensor, *args: Any) -> Tensor:
         require_batch(x, self.domain_ndim, type(self).__name__)
-        return super().__call__(x, *args)
+        try:
+            return super().__call__(x, *args)
+        except RuntimeError as error:
+            _explain(self, x, error)
+            raise
 
     def check_domain(self, x_shape: Shape) -> None:
         """Raises a ValueError if images of this shape, (B, *X), cannot be taken."""
@@ -302,8 +306,12 @@ class Composition(Operator):
         return self.outer.measurement_shape(self.inner.measurement_shape(x_shape))
 
     def realise(self, rng: Rng, x_shape: Shape) -> Operator:
-        inner = self.inner.realise(rng.child("inner"), x_shape)
-        return self.outer.realise(rng.child("outer"), inner.measurement_shape(x_shape)) @ inner
+        # Streams follow the order of the parts, so that (A @ B) @ C draws what A @ (B @ C) draws.
+        first, *others = _chain(self)
+        made = first.realise(rng.child("part 0"), x_shape)
+        for i, part in enumerate(others, 1):
+            made = part.realise(rng.child(f"part {i}"), made.measurement_shape(x_shape)) @ made
+        return made
 
     def select(self, rows: list[int]) -> Operator:
         return self.outer.select(rows) @ self.inner.select(rows)
@@ -377,6 +385,13 @@ class BlindComposition(Composition, BlindOperator[Any]):
         return x_shape if self._blind is self.inner else self.inner.measurement_shape(x_shape)
 
 
+def _chain(operator: Operator) -> list[Operator]:
+    """Returns the parts of nested compositions in the order in which they are applied."""
+    if not isinstance(operator, Composition):
+        return [operator]
+    return [*_chain(operator.inner), *_chain(operator.outer)]
+
+
 def require_batch(x: Tensor, ndim: int, owner: str) -> None:
     """Raises one clear sentence if ``x`` is not a batch of floating-point images."""
     if not isinstance(x, Tensor):
@@ -393,6 +408,23 @@ def require_batch(x: Tensor, ndim: int, owner: str) -> None:
         )
     if x.ndim != ndim:
         raise ValueError(f"{owner} takes a batch of {ndim} axes, got shape {tuple(x.shape)}")
+
+
+def _explain(operator: Operator, x: Tensor, error: RuntimeError) -> None:
+    """Raises a ValueError in plain words where torch's error has one of the usual causes."""
+    name, tensors = type(operator).__name__, operator._tensors()
+    elsewhere = next((t.device for t in tensors if t.device != x.device), None)
+    if elsewhere is not None:
+        raise ValueError(
+            f"x is on {x.device} but {name} on {elsewhere}; use operator.to(x.device)"
+        ) from error
+    for part in operator.per_image:
+        rows = _rows_of(operator, part)
+        if rows not in (0, 1, x.shape[0]):
+            raise ValueError(
+                f"{name} holds one {part} for each of {rows} images, but x has {x.shape[0]}; give it "
+                "one for all, or one per image"
+            ) from error
 
 
 def _rows_of(operator: nn.Module, name: str) -> int:

@@ -127,6 +127,15 @@ def test_a_product_that_vanishes_has_a_spectrum():
     assert float(both.spectrum((1, 1, 4, 6)).s.abs().max()) == 0  # type: ignore[union-attr]
 
 
+def test_draws_do_not_depend_on_the_brackets():
+    left, right = (Scale() @ Shrink()) @ Scale(), Scale() @ (Shrink() @ Scale())
+    x, shape = normal(2, *IMAGE), (2, *IMAGE)
+    first, second = (a.realise(rng("a", "b"), shape)(x) for a in (left, right))
+    assert torch.equal(first, second) and not torch.equal(first[0, 0], first[1, 0])
+    a = left.realise(rng("a", "b"), shape)
+    assert not torch.equal(a.inner.inner.s, a.outer.s)  # type: ignore[union-attr]
+
+
 def test_mixed_products_claim_only_linearity():
     for both in (fourier() @ kronecker(4, 4, 6, 6), Fixed(fourier().factors, (4, 6)) @ fourier()):
         assert type(both) is LinearComposition

@@ -313,6 +313,21 @@ def test_integer_images_are_refused(dtype: torch.dtype):
         Identity()(torch.zeros(1, 3, 4, 4, dtype=dtype))
 
 
+def test_an_image_on_another_device_is_refused():
+    with pytest.raises(ValueError, match=r"x is on meta but Scale on cpu; use operator.to\(x"):
+        Scale(torch.ones(1, 1, 1, 1))(torch.zeros(2, 1, 2, 2, device="meta"))
+
+
+def test_parts_of_another_batch_are_refused():
+    with pytest.raises(ValueError, match="Scale holds one s for each of 2 images, but x has 3"):
+        Scale(torch.ones(2, 1, 1, 1))(torch.zeros(3, 1, 2, 2))
+
+
+def test_other_errors_of_torch_are_left_as_they_are():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        Matrix(torch.ones(3, 4), (1, 2, 2))(torch.zeros(1, 1, 3, 3))
+
+
 def test_an_image_without_a_batch_axis_is_refused():
     with pytest.raises(ValueError, match=r"\(3, 4, 4\); add the batch axis with x\[None\]"):
         Identity()(torch.zeros(3, 4, 4))
