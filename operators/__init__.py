@@ -6,6 +6,7 @@ from plugip.operators.average_pool import AveragePool
 from plugip.operators.bkse import BKSE, LatentSampler, MissingWeightsError, legacy_daps_latent
 from plugip.operators.blind_blur import BlindBlur, align_shift, find_shift, move
 from plugip.operators.blind_camera import BlindExposure, BlindShift, Exposure, Shift
+from plugip.operators.blind_pupil import BlindFourierPtychography, PupilAberrations
 from plugip.operators.blur import Blur, CircularBlur, DefocusBlur, MotionBlur
 from plugip.operators.blur_downsample import BicubicKernel, BlurDownsample, CircularBlurDownsample
 from plugip.operators.brush import BrushMask
@@ -32,6 +33,12 @@ from plugip.operators.downsample import BicubicDownsample
 from plugip.operators.frame_average import FrameAverage, FrameAverageBlur, PathShifts, ShiftSampler
 from plugip.operators.grayscale import Grayscale
 from plugip.operators.hadamard import WalshHadamard, walsh_hadamard
+from plugip.operators.homography import (
+    CameraRotations,
+    HomographyBlur,
+    HomographySampler,
+    ProjectiveBlur,
+)
 from plugip.operators.inpaint import Inpaint
 from plugip.operators.jpeg import JPEG
 from plugip.operators.kernels import (
@@ -65,6 +72,7 @@ from plugip.operators.mri_masks import (
     legacy_mri_mask,
 )
 from plugip.operators.near_field import NearFieldHolography, Propagation
+from plugip.operators.packed_inpaint import PackedInpaint
 from plugip.operators.phase import FourierMagnitude, PaddedFourier, Phaseless, align
 from plugip.operators.pointwise import Clip, Quantize
 from plugip.operators.ptychography import (
@@ -76,6 +84,7 @@ from plugip.operators.ptychography import (
     led_grid,
     scan_grid,
 )
+from plugip.operators.random_box import RandomBoxMask
 from plugip.operators.sensing_samplers import (
     GaussianMatrix,
     MatrixSampler,
@@ -101,6 +110,7 @@ __all__ = [
     "BicubicKernel",
     "BlindBlur",
     "BlindExposure",
+    "BlindFourierPtychography",
     "BlindShift",
     "BlindTurbulence",
     "BlockSensing",
@@ -109,6 +119,7 @@ __all__ = [
     "BoxMask",
     "BrushMask",
     "CameraResponseBlur",
+    "CameraRotations",
     "CircularBlur",
     "CircularBlurDownsample",
     "Clip",
@@ -143,6 +154,8 @@ __all__ = [
     "GaussianPoints",
     "GaussianProjections",
     "Grayscale",
+    "HomographyBlur",
+    "HomographySampler",
     "Inpaint",
     "KernelSampler",
     "LatentOperator",
@@ -157,16 +170,20 @@ __all__ = [
     "NearFieldHolography",
     "OctanaryCodes",
     "OrthonormalRows",
+    "PackedInpaint",
     "PaddedFourier",
     "ParallelBeamCT",
     "PathShifts",
     "Phaseless",
     "ProbeWindows",
     "ProductConvolution",
+    "ProjectiveBlur",
     "Propagation",
     "Ptychography",
+    "PupilAberrations",
     "PupilWindows",
     "Quantize",
+    "RandomBoxMask",
     "RandomLines",
     "RandomMask",
     "RandomRows",

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def require_positive(value: float, what: str) -> float:
@@ -37,3 +40,12 @@ def as_sides(size: int | Iterable[int], what: str) -> tuple[int, int]:
     if len(sides) != 2 or not all(isinstance(side, Integral) and side > 0 for side in sides):
         raise ValueError(f"{what} must be one positive whole number or two (h, w), got {size!r}")
     return int(sides[0]), int(sides[1])
+
+
+def require_sampler(given: object, kind: type[T], what: str, example: str) -> T:
+    """Returns ``given`` if it is a sampler of this kind; else raises a TypeError."""
+    if isinstance(given, kind):
+        return given
+    raise TypeError(
+        f"{what} must be a tensor or a sampler such as {example}, got {type(given).__name__}"
+    )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from plugip.operator import Operator, Shape
-from plugip.operators._options import require_count, require_positive
+from plugip.operators._complex import not_drawn, require_streams, with_buffers
+from plugip.operators._options import require_count, require_positive, require_sampler
 from plugip.operators.camera_blur import signed_power
 from plugip.operators.correlation import extend
 from plugip.operators.kernels import MotionKernel
@@ -21,6 +22,16 @@ from plugip.options import require_choice
 
 if TYPE_CHECKING:
     from plugip.rng import Rng
+
+Margins = tuple[tuple[int, int], tuple[int, int]]
+
+
+class PathSampler(Protocol):
+    """Draws paths of a camera, one for each image."""
+
+    def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
+        """Draws T places of the camera for images of shape (B, C, H, W), (B, T, ...), float64."""
+        ...
 
 
 @runtime_checkable
@@ -67,7 +78,100 @@ class PathShifts:
         return shifts - shifts.mean(0)
 
 
-class FrameAverageBlur(Operator):
+class MovedFrames(Operator):
+    """What blurs by a moving camera share: a path, drawn once per image, and frames that add up.
+
+    Subclasses write ``reach`` and ``frames``, and name in ``per_image`` the buffer of the path,
+    (1|B, T, ...).
+
+    Args:
+        path: The path, or a sampler that draws one per image.
+        gamma: Exponent of the response curve.
+        boundary: reflect, circular, zero, replicate or symmetric.
+        epsilon: Light level, on [0, 1], below which the gradient of g no longer grows.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self, path: Tensor | PathSampler, gamma: float, boundary: str, epsilon: float
+    ) -> None:
+        super().__init__()
+        self.boundary = require_choice(boundary, BOUNDARIES, "boundary")
+        self.gamma = require_positive(gamma, "gamma")
+        self.epsilon = require_positive(epsilon, "epsilon")
+        self.sampler = None if isinstance(path, Tensor) else path
+        # Without a path yet, an empty one keeps the device.
+        fixed = path if isinstance(path, Tensor) else torch.empty(0, dtype=torch.float64)
+        self.register_buffer(self._what, fixed)
+        self._known: dict[tuple[int, int], tuple[Tensor, int, Margins]] = {}
+
+    @property
+    def _what(self) -> str:
+        return self.per_image[0]
+
+    @abstractmethod
+    def reach(self, path: Tensor, h: int, w: int) -> Margins:
+        """Returns how far a path, on the CPU, makes frames reach beyond images of h x w pixels."""
+
+    @abstractmethod
+    def frames(self, x: Tensor) -> Tensor:
+        """Returns the moved images, (B, C, T, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_domain(tuple(x.shape))
+        return average_in_light(self.frames(x), self.gamma, self.epsilon)
+
+    def check_domain(self, x_shape: Shape) -> None:
+        if self.sampler is not None:
+            raise not_drawn(type(self).__name__, self._what, self.sampler)
+        paths = self.get_buffer(self._what).shape[0]
+        if paths not in (1, x_shape[0]):
+            raise ValueError(
+                f"there are {paths} paths for a batch of {x_shape[0]} images; give one path, or "
+                "one per image"
+            )
+        h, w = x_shape[-2:]
+        most = max(max(pair) for pair in self.margins(h, w))
+        if most >= min(h, w):
+            raise ValueError(
+                f"a frame reaches {most} pixels beyond images of {h} x {w} pixels; use smaller "
+                "motions, or larger images"
+            )
+
+    def margins(self, h: int, w: int) -> Margins:
+        """Returns the pixels (above, below) and (left, right) of the image that frames need."""
+        # Found once for each size, unless the path was changed, so that no call waits for a GPU.
+        path = self.get_buffer(self._what)
+        version = -1 if path.is_inference() else path._version
+        kept = self._known.get((h, w))
+        # The path itself is kept: the number of a freed tensor may be given to the next one.
+        if kept is None or kept[0] is not path or kept[1] != version:
+            kept = (path, version, self.reach(path.detach().cpu().double(), h, w))
+            self._known[h, w] = kept
+        return kept[2]
+
+    def measurement_shape(self, x_shape: Shape) -> Shape:
+        if self.sampler is None:
+            self.check_domain(x_shape)
+        return tuple(x_shape)
+
+    def realise(self, rng: Rng, x_shape: Shape) -> Self:
+        if self.sampler is None:
+            return self
+        require_streams(rng, x_shape)
+        path = self.sampler.draw(rng.child(self._what), x_shape).to(self.get_buffer(self._what))
+        fixed = with_buffers(self, {self._what: path})
+        fixed.sampler, fixed._known = None, {}
+        return fixed
+
+    def extra_repr(self) -> str:
+        source = tuple(self.get_buffer(self._what).shape) if self.sampler is None else self.sampler
+        return f"{self._what}={source}, gamma={self.gamma}, boundary={self.boundary!r}"
+
+
+class FrameAverageBlur(MovedFrames):
     r"""Blurs an image by moving it during the exposure, in light: frames add up, then are bent.
 
     .. math:: y = 2\, g\Big(\frac1T \sum_t g^{-1}\big((W_t x + 1) / 2\big)\Big) - 1, \quad
@@ -75,7 +179,8 @@ class FrameAverageBlur(Operator):
 
     W_t moves x by shifts[t] pixels, bilinearly between pixels. x and y are (B, C, H, W) in
     [-1, 1]; constants map to themselves but at a zero boundary (mid-grey outside). The gradient
-    of g is bounded as in ``CameraResponseBlur``. For frames of a video see ``FrameAverage``.
+    of g is bounded as in ``CameraResponseBlur``. For turns of the camera see ``HomographyBlur``,
+    for frames of a video ``FrameAverage``.
 
     Args:
         shifts: (down, right) in pixels, (T, 2), or one path per image, (B, T, 2); or a sampler
@@ -102,73 +207,21 @@ class FrameAverageBlur(Operator):
         boundary: str = "reflect",
         epsilon: float = 1e-4,
     ) -> None:
-        super().__init__()
-        self.boundary = require_choice(boundary, BOUNDARIES, "boundary")
-        self.gamma = require_positive(gamma, "gamma")
-        self.epsilon = require_positive(epsilon, "epsilon")
-        self.sampler = None if isinstance(shifts, Tensor) else _require_sampler(shifts)
-        empty = torch.empty(0, 0, 2, dtype=torch.float64)
-        self._hold(_require_shifts(shifts) if isinstance(shifts, Tensor) else empty)
+        given = isinstance(shifts, Tensor)
+        path = _require_shifts(shifts) if given else _drawn_by(shifts)
+        super().__init__(path, gamma, boundary, epsilon)
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.check_domain(tuple(x.shape))
-        frames = self._frames(x)
-        light = signed_power((frames + 1) / 2, self.gamma, self.epsilon).mean(2)
-        return 2 * signed_power(light, 1 / self.gamma, self.epsilon) - 1
+    def reach(self, path: Tensor, h: int, w: int) -> Margins:
+        down, right = (math.ceil(float(part.abs().max())) for part in path.unbind(-1))
+        return (down, down), (right, right)
 
-    def check_domain(self, x_shape: Shape) -> None:
-        if self.sampler is not None:
-            raise RuntimeError(
-                f"FrameAverageBlur has no shifts yet, it draws one path per image from "
-                f"{self.sampler}; call operator = operator.realise(rng, x.shape) first"
-            )
-        if self.shifts.shape[0] not in (1, x_shape[0]):
-            raise ValueError(
-                f"there are {self.shifts.shape[0]} paths for a batch of {x_shape[0]} images; "
-                "give one path, or one per image"
-            )
-        if self._margin >= min(x_shape[-2:]):
-            raise ValueError(
-                f"a shift of {self._margin} pixels leaves images of {x_shape[-2]} x {x_shape[-1]} "
-                "pixels; use smaller shifts, or larger images"
-            )
-
-    def measurement_shape(self, x_shape: Shape) -> Shape:
-        if self.sampler is None:
-            self.check_domain(x_shape)
-        return tuple(x_shape)
-
-    def realise(self, rng: Rng, x_shape: Shape) -> FrameAverageBlur:
-        if self.sampler is None:
-            return self
-        if len(rng) != x_shape[0]:
-            raise ValueError(f"need one stream per image, got {len(rng)} for {x_shape[0]} images")
-        fixed = copy.copy(self)
-        fixed._buffers, fixed.sampler = dict(self._buffers), None
-        fixed._hold(self.sampler.draw(rng.child("shifts"), x_shape).to(self.shifts))
-        return fixed
-
-    def _hold(self, shifts: Tensor) -> None:
-        self.register_buffer("shifts", shifts)
-        # A number on the host, so that no call waits for the GPU.
-        self._margin = math.ceil(float(shifts.abs().max())) if shifts.numel() else 0
-
-    def _frames(self, x: Tensor) -> Tensor:
-        """Returns the moved images, (B, C, T, H, W)."""
-        m = self._margin + 1
-        padded = x
-        for dim in (-2, -1):
-            # One more row and column of zeros: their weight is 0, they only keep indices legal.
-            inner = extend(padded, (m - 1, m - 1), self.boundary, dim)
-            padded = extend(inner, (1, 1), "zero", dim)
-        shifts = self.shifts.to(x)
+    def frames(self, x: Tensor) -> Tensor:
+        h, w = x.shape[-2:]
+        margins = self.margins(h, w)
+        wide, shifts = ringed(x, margins, self.boundary), self.shifts.to(x)
         down, right = shifts[..., 0, None, None], shifts[..., 1, None, None]
-        rows = _lerp(padded[:, :, None], down, x.shape[-2], m, -2)
-        return _lerp(rows, right, x.shape[-1], m, -1)
-
-    def extra_repr(self) -> str:
-        source = tuple(self.shifts.shape) if self.sampler is None else self.sampler
-        return f"shifts={source}, gamma={self.gamma}, boundary={self.boundary!r}"
+        rows = _lerp(wide[:, :, None], down, h, margins[0][0] + 1, -2)
+        return _lerp(rows, right, w, margins[1][0] + 1, -1)
 
 
 class FrameAverage(Operator):
@@ -197,11 +250,38 @@ class FrameAverage(Operator):
         self.epsilon = require_positive(epsilon, "epsilon")
 
     def forward(self, x: Tensor) -> Tensor:
-        light = signed_power((x + 1) / 2, self.gamma, self.epsilon).mean(2)
-        return 2 * signed_power(light, 1 / self.gamma, self.epsilon) - 1
+        return average_in_light(x, self.gamma, self.epsilon)
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}, epsilon={self.epsilon}"
+
+
+def average_in_light(frames: Tensor, gamma: float, epsilon: float) -> Tensor:
+    """Averages frames as a sensor does, (B, C, T, H, W) -> (B, C, H, W), both in [-1, 1].
+
+    Args:
+        frames: Images in display values.
+        gamma: Exponent of the response curve, by which they become light.
+        epsilon: Light level, on [0, 1], below which the gradient of the curve no longer grows.
+    """
+    light = signed_power((frames + 1) / 2, gamma, epsilon).mean(2)
+    return 2 * signed_power(light, 1 / gamma, epsilon) - 1
+
+
+def ringed(x: Tensor, margins: Margins, boundary: str) -> Tensor:
+    """Extends images by the boundary rule, and then by a ring of one pixel of zeros.
+
+    Whoever reads between pixels gives the ring the weight 0: it only keeps indices legal.
+
+    Args:
+        x: (..., H, W).
+        margins: Pixels (above, below) and (left, right), without the ring.
+        boundary: reflect, circular, zero, replicate or symmetric.
+    """
+    wide = x
+    for margin, dim in zip(margins, (-2, -1), strict=True):
+        wide = extend(extend(wide, margin, boundary, dim), (1, 1), "zero", dim)
+    return wide
 
 
 def _lerp(x: Tensor, shift: Tensor, side: int, margin: int, dim: int) -> Tensor:
@@ -216,12 +296,8 @@ def _lerp(x: Tensor, shift: Tensor, side: int, margin: int, dim: int) -> Tensor:
     return (1 - part) * near + part * far
 
 
-def _require_sampler(shifts: object) -> ShiftSampler:
-    if isinstance(shifts, ShiftSampler):
-        return shifts
-    raise TypeError(
-        f"shifts must be a tensor or a sampler such as PathShifts(9), got {type(shifts).__name__}"
-    )
+def _drawn_by(shifts: object) -> PathSampler:
+    return require_sampler(shifts, ShiftSampler, "shifts", "PathShifts(9)")
 
 
 def _require_shifts(shifts: Tensor) -> Tensor:

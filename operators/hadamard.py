@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from plugip.linalg import damping_like
-from plugip.operator import Shape, SpectralOperator
-from plugip.operators._options import as_sides
+from plugip.operator import Shape
+from plugip.operators._options import as_sides, require_sampler
+from plugip.operators._vectors import (
+    RowOrthonormal,
+    image_shape,
+    picked,
+    placed,
+    require_image_size,
+)
 from plugip.operators.sensing_samplers import RowSampler, SignSampler
 from plugip.spectral import Spectrum
 
@@ -45,7 +51,7 @@ def walsh_hadamard(v: Tensor) -> Tensor:
     return out.reshape(v.shape)
 
 
-class WalshHadamard(SpectralOperator):
+class WalshHadamard(RowOrthonormal):
     r"""Measures some Walsh-Hadamard coefficients of each channel: compressed sensing.
 
     .. math:: y = \big(H\, (\epsilon \odot x)\big)_{rows}, \qquad H H = I
@@ -86,11 +92,13 @@ class WalshHadamard(SpectralOperator):
     ) -> None:
         super().__init__()
         self.image_size = None if image_size is None else as_sides(image_size, "image_size")
-        self.row_sampler = None if isinstance(rows, Tensor) else _require_rows_sampler(rows)
+        self.row_sampler = None if isinstance(rows, Tensor) else _require_row_sampler(rows)
         self.sign_sampler = None if isinstance(signs, Tensor) else _require_sign_sampler(signs)
         # Without rows yet, an empty tensor keeps the device.
         drawn = _require_rows(rows) if isinstance(rows, Tensor) else torch.empty(0, 0).long()
         self.register_buffer("rows", drawn)
+        # A number on the host, so that no call waits for the GPU.
+        self._reach = int(drawn.max()) if drawn.numel() else -1
         self.register_buffer("signs", _require_signs(signs) if isinstance(signs, Tensor) else None)
 
     def realise(self, rng: Rng, x_shape: Shape) -> WalshHadamard:
@@ -104,26 +112,19 @@ class WalshHadamard(SpectralOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self._fixed(tuple(x.shape))
-        return _picked(self._analysed(x.flatten(2)), rows)
+        return picked(self._analysed(x.flatten(2)), rows)
 
     def adjoint(self, y: Tensor) -> Tensor:
         x_shape = self.domain_shape(tuple(y.shape))
         rows = self._fixed(x_shape)
-        return self._synthesised(_placed(y, rows, x_shape)).reshape(x_shape)
-
-    def pinv(self, y: Tensor) -> Tensor:
-        return self.adjoint(y)
-
-    def solve_normal(self, b: Tensor, lam: float | Tensor) -> Tensor:
-        damping = damping_like(lam, b)
-        seen = self.adjoint(self(b))
-        return (b - seen) / damping + seen / (1 + damping)
+        n = x_shape[-2] * x_shape[-1]
+        return self._synthesised(placed(y, rows, n)).reshape(x_shape)
 
     def spectrum(self, x_shape: Shape) -> Spectrum:
         rows = self._fixed(x_shape)
         one = torch.ones(rows.shape, dtype=torch.float64, device=rows.device)
-        s = _placed(one[:, None], rows, (rows.shape[0], 1, *x_shape[-2:]))
-        return HadamardSpectrum(s.reshape(-1, 1, *x_shape[-2:]), self)
+        s = placed(one[:, None], rows, x_shape[-2] * x_shape[-1])
+        return HadamardSpectrum(s.unflatten(-1, x_shape[-2:]), self)
 
     def check_domain(self, x_shape: Shape) -> None:
         h, w = x_shape[-2:]
@@ -132,11 +133,7 @@ class WalshHadamard(SpectralOperator):
                 f"WalshHadamard needs images with a power of two of pixels per channel, got {h} x "
                 f"{w}; crop or resize, such as to 64 x 64"
             )
-        if self.image_size not in (None, (h, w)):
-            raise ValueError(
-                f"this WalshHadamard was built for images of {self.image_size} pixels, got "
-                f"{(h, w)}; change image_size or resize the images"
-            )
+        require_image_size("WalshHadamard", self.image_size, x_shape)
         self._require_fit(x_shape[0], h * w)
 
     def measurement_shape(self, x_shape: Shape) -> Shape:
@@ -146,15 +143,8 @@ class WalshHadamard(SpectralOperator):
         return (*x_shape[:2], self.rows.shape[1])
 
     def domain_shape(self, y_shape: Shape) -> Shape:
-        if len(y_shape) != 3 or (self.row_sampler is None and y_shape[2] != self.rows.shape[1]):
-            raise ValueError(
-                f"measurements have shape (B, C, {self.rows.shape[1]}), got {tuple(y_shape)}"
-            )
-        if self.image_size is None:
-            raise ValueError(
-                "the size of the images cannot be read from y; give image_size to WalshHadamard"
-            )
-        return (*y_shape[:2], *self.image_size)
+        count = None if self.row_sampler is not None else self.rows.shape[1]
+        return image_shape("WalshHadamard", y_shape, count, self.image_size)
 
     def _analysed(self, v: Tensor) -> Tensor:
         signs = self.signs
@@ -175,8 +165,8 @@ class WalshHadamard(SpectralOperator):
         return self.rows
 
     def _require_fit(self, batch: int, n: int) -> None:
-        if self.row_sampler is None and int(self.rows.max()) >= n:
-            raise ValueError(f"rows reach {int(self.rows.max())}, but images have {n} pixels")
+        if self._reach >= n:
+            raise ValueError(f"rows reach {self._reach}, but images have {n} pixels")
         if self.signs is not None and self.signs.shape[1] != n:
             raise ValueError(f"there are {self.signs.shape[1]} signs, but images have {n} pixels")
         sets = [t for t in (self.rows, self.signs) if t is not None and t.shape[0] > 1]
@@ -205,27 +195,14 @@ class HadamardSpectrum(Spectrum):
         return self.operator._synthesised(coefficients.flatten(2)).reshape(coefficients.shape)
 
     def Ut(self, y: Tensor) -> Tensor:
-        x_shape = (*y.shape[:2], *self.s.shape[-2:])
-        return _placed(y, self.operator.rows, x_shape).reshape(x_shape)
+        sides = self.s.shape[-2:]
+        return placed(y, self.operator.rows, sides.numel()).unflatten(-1, sides)
 
     def U(self, coefficients: Tensor) -> Tensor:
-        return _picked(coefficients.flatten(2), self.operator.rows)
+        return picked(coefficients.flatten(2), self.operator.rows)
 
     def to(self, like: Tensor) -> HadamardSpectrum:
         return HadamardSpectrum(self.s.to(like.real), self.operator)
-
-
-def _picked(coefficients: Tensor, rows: Tensor) -> Tensor:
-    """Takes the kept coefficients, (B, C, n) -> (B, C, m)."""
-    if rows.shape[0] == 1:
-        return coefficients.index_select(-1, rows[0])
-    return coefficients.gather(-1, rows[:, None].expand(*coefficients.shape[:2], -1))
-
-
-def _placed(y: Tensor, rows: Tensor, x_shape: Shape) -> Tensor:
-    """Puts measurements where they belong, (B, C, m) -> (B, C, n), zeros elsewhere."""
-    zeros = y.new_zeros(*x_shape[:2], x_shape[-2] * x_shape[-1])
-    return zeros.scatter(-1, rows[:, None].expand(y.shape), y)
 
 
 @lru_cache(maxsize=32)
@@ -245,12 +222,8 @@ def _is_power_of_two(n: int) -> bool:
     return n >= 1 and n & (n - 1) == 0
 
 
-def _require_rows_sampler(rows: object) -> RowSampler:
-    if isinstance(rows, RowSampler):
-        return rows
-    raise TypeError(
-        f"rows must be a tensor or a sampler such as RandomRows(0.5), got {type(rows).__name__}"
-    )
+def _require_row_sampler(rows: object) -> RowSampler:
+    return require_sampler(rows, RowSampler, "rows", "RandomRows(0.5)")
 
 
 def _require_sign_sampler(signs: object) -> SignSampler | None:

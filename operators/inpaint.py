@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from plugip.operator import Shape, SpectralOperator
-from plugip.operators._options import as_sides
+from plugip.operators._complex import not_drawn, require_streams
+from plugip.operators._options import as_sides, require_sampler
 from plugip.operators.masks import MaskSampler, RandomMask
 from plugip.options import require_choice
 from plugip.spectral import DiagonalSpectrum
@@ -18,7 +20,55 @@ if TYPE_CHECKING:
     from plugip.rng import Rng
 
 
-class Inpaint(SpectralOperator):
+class Masked(SpectralOperator):
+    """What both forms of inpainting share: a mask, given or drawn once per image.
+
+    Args:
+        mask: 1 observed, 0 missing, (1|B, 1|C, H, W); or a sampler such as ``RandomMask(0.7)``.
+
+    Raises:
+        TypeError: If the mask is neither tensor nor sampler.
+        ValueError: If a mask has another number of axes or other values, or observes nothing.
+    """
+
+    per_image = ("mask",)
+    mask: Tensor
+
+    def __init__(self, mask: Tensor | MaskSampler) -> None:
+        super().__init__()
+        self.sampler = None if isinstance(mask, Tensor) else _drawn_by(mask)
+        # Without a mask yet, an empty one keeps the device.
+        fixed = _require_mask(mask) if isinstance(mask, Tensor) else torch.empty(0, 1, 0, 0)
+        self.register_buffer("mask", fixed)
+
+    @abstractmethod
+    def with_mask(self, mask: Tensor) -> Self:
+        """Returns the same operator with this mask, (1|B, 1|C, H, W)."""
+
+    def realise(self, rng: Rng, x_shape: Shape) -> Self:
+        if self.sampler is None:
+            return self
+        require_streams(rng, x_shape)
+        mask = self.sampler.draw(rng.child("mask"), x_shape)
+        return self.with_mask(mask.to(self.mask))
+
+    def check_domain(self, x_shape: Shape) -> None:
+        if self.sampler is None and not _fits(tuple(self.mask.shape), x_shape):
+            raise ValueError(
+                f"a mask of shape {tuple(self.mask.shape)} does not fit images of shape "
+                f"{tuple(x_shape)}; it must be (1 or B, 1 or C, H, W)"
+            )
+
+    def _fixed(self) -> Tensor:
+        if self.sampler is not None:
+            raise not_drawn(type(self).__name__, "mask", self.sampler)
+        return self.mask
+
+    def extra_repr(self) -> str:
+        return f"mask={tuple(self.mask.shape)}" if self.sampler is None else str(self.sampler)
+
+
+class Inpaint(Masked):
     r"""Keeps the observed pixels of an image and sets the others to 0 (mid-grey).
 
     .. math:: y = m \odot x
@@ -41,22 +91,16 @@ class Inpaint(SpectralOperator):
     Source: Chung et al. 2023 (DPS) and Wang et al. 2024 (DMPlug), code.
     """
 
-    per_image = ("mask",)
     spectrum_type = DiagonalSpectrum
-    mask: Tensor
 
     def __init__(self, mask: Tensor | MaskSampler, noise_on: str = "observed") -> None:
-        super().__init__()
+        super().__init__(mask)
         self.noise_on = require_choice(noise_on, ("observed", "all"), "noise_on")
-        self.sampler = None if isinstance(mask, Tensor) else _require_sampler(mask)
-        # Without a mask yet, an empty one keeps the device.
-        fixed = _require_mask(mask) if isinstance(mask, Tensor) else torch.empty(0, 1, 0, 0)
-        self.register_buffer("mask", fixed)
 
     @classmethod
     def random(
         cls,
-        missing: float,
+        missing: float | tuple[float, float],
         size: int | tuple[int, int],
         rng_seed: int = 0,
         ids: Sequence[str] = ("0",),
@@ -64,7 +108,7 @@ class Inpaint(SpectralOperator):
         """Builds the operator with one random mask per image; for scripts.
 
         Args:
-            missing: Fraction of missing pixels, in [0, 1).
+            missing: Fraction of missing pixels, in [0, 1), or (least, largest).
             size: Side of the images in pixels, or (height, width).
             rng_seed: The integer of reproducibility.
             ids: Names of the images; an image keeps its mask in any batch.
@@ -79,11 +123,17 @@ class Inpaint(SpectralOperator):
         return self._fixed() if self.noise_on == "observed" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        mask = self._fixed()
-        self.check_domain(tuple(x.shape))
-        return mask.to(x.dtype) * x
+        # Small images take microseconds, of which self.mask and a needless .to() would be two.
+        mask: Tensor = self._buffers["mask"]  # type: ignore[assignment]
+        if not _fits(mask.shape, x.shape):
+            self._fixed()
+            self.check_domain(tuple(x.shape))
+        return (mask if mask.dtype == x.dtype else mask.to(x.dtype)) * x
 
     def adjoint(self, y: Tensor) -> Tensor:
+        return self.forward(y)
+
+    def pinv(self, y: Tensor) -> Tensor:
         return self.forward(y)
 
     def spectrum(self, x_shape: Shape) -> DiagonalSpectrum:
@@ -95,44 +145,22 @@ class Inpaint(SpectralOperator):
         self.check_domain(x_shape)
         return tuple(x_shape)
 
-    def check_domain(self, x_shape: Shape) -> None:
-        if self.sampler is not None:
-            return
-        rows, channels, *sides = self.mask.shape
-        fits = len(x_shape) == 4 and sides == list(x_shape[2:])
-        if not (fits and rows in (1, x_shape[0]) and channels in (1, x_shape[1])):
-            raise ValueError(
-                f"a mask of shape {tuple(self.mask.shape)} does not fit images of shape "
-                f"{tuple(x_shape)}; it must be (1 or B, 1 or C, H, W)"
-            )
-
-    def realise(self, rng: Rng, x_shape: Shape) -> Inpaint:
-        if self.sampler is None:
-            return self
-        if len(rng) != x_shape[0]:
-            raise ValueError(f"need one stream per image, got {len(rng)} for {x_shape[0]} images")
-        mask = self.sampler.draw(rng.child("mask"), x_shape)
-        return Inpaint(mask.to(self.mask), self.noise_on)
-
-    def _fixed(self) -> Tensor:
-        if self.sampler is not None:
-            raise RuntimeError(
-                f"Inpaint has no mask yet, it draws one per image from {self.sampler}; "
-                "call operator = operator.realise(rng, x.shape) first"
-            )
-        return self.mask
+    def with_mask(self, mask: Tensor) -> Self:
+        return type(self)(mask, self.noise_on)
 
     def extra_repr(self) -> str:
-        source = f"mask={tuple(self.mask.shape)}" if self.sampler is None else str(self.sampler)
-        return f"{source}, noise_on={self.noise_on!r}"
+        return f"{super().extra_repr()}, noise_on={self.noise_on!r}"
 
 
-def _require_sampler(mask: object) -> MaskSampler:
-    if isinstance(mask, MaskSampler):
-        return mask
-    raise TypeError(
-        f"mask must be a tensor or a sampler such as RandomMask(0.7), got {type(mask).__name__}"
-    )
+def _fits(mask: Shape, x: Shape) -> bool:
+    if len(x) != 4:
+        return False
+    rows, channels, h, w = mask
+    return h == x[2] and w == x[3] and rows in (1, x[0]) and channels in (1, x[1])
+
+
+def _drawn_by(mask: object) -> MaskSampler:
+    return require_sampler(mask, MaskSampler, "mask", "RandomMask(0.7)")
 
 
 def _require_mask(mask: Tensor) -> Tensor:

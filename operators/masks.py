@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -32,26 +33,42 @@ class RandomMask:
     """Drops single pixels at random, exactly int(missing * H * W) of them, in all channels alike.
 
     Args:
-        missing: Fraction of missing pixels, in [0, 1). 0.7 in DMPlug and DAPS, 0.92 in the DPS
-            paper; the DPS code draws it from 0.3 to 0.7.
+        missing: Fraction of missing pixels, in [0, 1); or (least, largest), between which each
+            image draws its own, uniformly. 0.7 in DMPlug, 0.92 in the DPS paper; the code of DPS
+            draws it from 0.3 to 0.7, that of DAPS from 0.7 to 0.71.
 
     Raises:
-        ValueError: If ``missing`` is not in [0, 1).
+        ValueError: If ``missing`` is not in [0, 1), or not in order.
 
     Source: Chung et al. 2023 (DPS) and Wang et al. 2024 (DMPlug), code.
     """
 
-    missing: float = 0.7
+    missing: float | tuple[float, float] = 0.7
 
     def __post_init__(self) -> None:
-        if not 0 <= self.missing < 1:
-            raise ValueError(f"missing must lie in [0, 1), got {self.missing}")
+        between = self._between
+        if len(between) != 2 or not 0 <= between[0] <= between[1] < 1:
+            raise ValueError(
+                f"missing must lie in [0, 1), got {self.missing}; a range is [least, largest]"
+            )
+
+    @property
+    def _between(self) -> tuple[float, ...]:
+        given = self.missing
+        return tuple(given) if isinstance(given, Iterable) else (given, given)
 
     def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
         h, w = x_shape[-2:]
-        mask = torch.ones(len(rng), h * w)
-        mask.scatter_(1, rng.permutation(h * w)[:, : int(self.missing * h * w)], 0.0)
+        mask, order = torch.ones(len(rng), h * w), rng.permutation(h * w)
+        for row, places, share in zip(mask, order, self._shares(rng), strict=True):
+            row[places[: int(share * h * w)]] = 0.0
         return mask.reshape(-1, 1, h, w)
+
+    def _shares(self, rng: Rng) -> list[float]:
+        low, high = self._between
+        if low == high:
+            return [low] * len(rng)
+        return (low + (high - low) * rng.uniform(()).double()).tolist()
 
 
 @dataclass(frozen=True)
@@ -115,12 +132,17 @@ class BoxMask:
 
     def _starts(self, rng: Rng, box: int, side: int) -> list[int]:
         margin = side // 16 if self.margin is None else self.margin
-        if box + 2 * margin > side:
-            raise ValueError(
-                f"a box of {box} pixels with margins of {margin} does not fit a side of {side} "
-                f"pixels; need size + 2 * margin <= {side}"
-            )
+        require_room(box, margin, side)
         return rng.integers(margin, side - margin - box + 1)
+
+
+def require_room(box: int, margin: int, side: int) -> None:
+    """Raises a ValueError if a box with its margins is longer than the side of the image."""
+    if box + 2 * margin > side:
+        raise ValueError(
+            f"a box of {box} pixels with margins of {margin} does not fit a side of {side} "
+            f"pixels; need size + 2 * margin <= {side}"
+        )
 
 
 @dataclass(frozen=True)

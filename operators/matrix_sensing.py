@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from plugip.linalg import damping_like
 from plugip.operator import Shape, SpectralOperator
-from plugip.operators._options import as_sides, require_count
+from plugip.operators._options import as_sides, require_count, require_sampler
+from plugip.operators._vectors import RowOrthonormal, image_shape, require_image_size
 from plugip.operators.average_pool import require_divisible
 from plugip.operators.sensing_samplers import MatrixSampler
 from plugip.spectral import Spectrum
@@ -31,7 +31,7 @@ class _MatrixSensing(SpectralOperator):
 
     def __init__(self, matrix: Tensor | MatrixSampler) -> None:
         super().__init__()
-        self.sampler = None if isinstance(matrix, Tensor) else _require_sampler(matrix)
+        self.sampler = None if isinstance(matrix, Tensor) else _drawn_by(matrix)
         # Without a matrix yet, an empty one keeps the device.
         fixed = _require_matrix(matrix) if isinstance(matrix, Tensor) else torch.empty(0, 0, 0)
         self.register_buffer("matrix", fixed)
@@ -133,11 +133,7 @@ class DenseSensing(_MatrixSensing):
 
     def check_domain(self, x_shape: Shape) -> None:
         h, w = x_shape[-2:]
-        if self.image_size not in (None, (h, w)):
-            raise ValueError(
-                f"this DenseSensing was built for images of {self.image_size} pixels, got "
-                f"{(h, w)}; change image_size or resize the images"
-            )
+        require_image_size("DenseSensing", self.image_size, x_shape)
         if self.sampler is None and h * w != self.matrix.shape[2]:
             raise ValueError(
                 f"the matrix has {self.matrix.shape[2]} columns, but images of {h} x {w} have "
@@ -150,15 +146,8 @@ class DenseSensing(_MatrixSensing):
         return (*x_shape[:2], self._rows_for(x_shape[-2] * x_shape[-1]))
 
     def domain_shape(self, y_shape: Shape) -> Shape:
-        if len(y_shape) != 3 or (self.sampler is None and y_shape[2] != self.matrix.shape[1]):
-            raise ValueError(
-                f"measurements have shape (B, C, {self.matrix.shape[1]}), got {tuple(y_shape)}"
-            )
-        if self.image_size is None:
-            raise ValueError(
-                "the size of the images cannot be read from y; give image_size to DenseSensing"
-            )
-        return (*y_shape[:2], *self.image_size)
+        count = None if self.sampler is not None else self.matrix.shape[1]
+        return image_shape("DenseSensing", y_shape, count, self.image_size)
 
     def _columns(self, x: Tensor) -> Tensor:
         return x.flatten(2)[..., None]
@@ -177,7 +166,7 @@ class DenseSensing(_MatrixSensing):
         return f"matrix={matrix}, image_size={self.image_size}"
 
 
-class BlockSensing(_MatrixSensing):
+class BlockSensing(RowOrthonormal, _MatrixSensing):
     r"""Measures every block of every channel with the same orthonormal rows.
 
     .. math:: y_{block} = Q\, \mathrm{vec}(x_{block}), \qquad Q Q^\top = I
@@ -212,14 +201,6 @@ class BlockSensing(_MatrixSensing):
             return self
         matrix = self.sampler.draw(rng.child("matrix"), self.block**2)
         return BlockSensing(matrix.to(self.matrix.device), self.block)
-
-    def pinv(self, y: Tensor) -> Tensor:
-        return self.adjoint(y)
-
-    def solve_normal(self, b: Tensor, lam: float | Tensor) -> Tensor:
-        damping = damping_like(lam, b)
-        seen = self.adjoint(self(b))
-        return (b - seen) / damping + seen / (1 + damping)
 
     def check_domain(self, x_shape: Shape) -> None:
         require_divisible(x_shape, self.block)
@@ -318,13 +299,8 @@ def _times_transposed(matrix: Tensor, v: Tensor) -> Tensor:
     return (v[..., 0].flatten(0, 1) @ matrix[0]).reshape(*v.shape[:2], -1, 1)
 
 
-def _require_sampler(matrix: object) -> MatrixSampler:
-    if isinstance(matrix, MatrixSampler):
-        return matrix
-    raise TypeError(
-        "matrix must be a tensor or a sampler such as GaussianMatrix(0.25), got "
-        f"{type(matrix).__name__}"
-    )
+def _drawn_by(matrix: object) -> MatrixSampler:
+    return require_sampler(matrix, MatrixSampler, "matrix", "GaussianMatrix(0.25)")
 
 
 def _require_matrix(matrix: Tensor) -> Tensor:

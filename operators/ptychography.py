@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from plugip.operators._complex import (
     complex_like,
     parts_of,
     require_complex_batch,
+    with_buffers,
 )
 from plugip.operators._options import as_sides, require_count, require_odd, require_positive
 from plugip.operators.phase import Phaseless, split_object
@@ -24,6 +26,7 @@ Pairs = Iterable[Iterable[int]]
 class _Windows(FieldOperator):
     """What both kinds share: windows of the object or its spectrum, times an aperture."""
 
+    per_image = ("aperture_parts",)
     aperture_parts: Tensor
 
     what = "aperture"
@@ -32,11 +35,18 @@ class _Windows(FieldOperator):
         self, aperture: Tensor, places: Pairs, size: int | Iterable[int], domain: str
     ) -> None:
         super().__init__(domain)
-        require_complex_batch(aperture, 2, f"{self.what} values", "(h, w)")
+        layout = "(h, w), or (1 or B, h, w)"
+        each = aperture[None] if aperture.ndim == 2 else aperture
+        require_complex_batch(each, 3, f"{self.what} values", layout)
         self.places = as_pairs(places, f"the places of the {self.what}")
         self.size = as_sides(size, "size")
-        self.register_buffer("aperture_parts", parts_of(aperture))
+        self.register_buffer("aperture_parts", parts_of(each))
         self._require_room()
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the windows in pixels."""
+        return self.aperture_parts.shape[1], self.aperture_parts.shape[2]
 
     def corners(self) -> list[tuple[int, int]]:
         """Returns the top left corners of the windows."""
@@ -44,16 +54,14 @@ class _Windows(FieldOperator):
 
     def cut(self, field: Tensor) -> Tensor:
         """Cuts windows out, (B, C, H, W) -> (B, C, L, h, w), and multiplies by the aperture."""
-        aperture = complex_like(self.aperture_parts, field)
-        h, w = aperture.shape
+        h, w = self.window
         cuts = [field[..., r : r + h, c : c + w] for r, c in self.corners()]
-        return aperture * torch.stack(cuts, dim=2)
+        return self._aperture(field) * torch.stack(cuts, dim=2)
 
     def paste(self, windows: Tensor) -> Tensor:
         """The adjoint of ``cut``."""
-        aperture = complex_like(self.aperture_parts, windows)
-        h, w = aperture.shape
-        weighted = aperture.conj() * windows
+        h, w = self.window
+        weighted = self._aperture(windows).conj() * windows
         field = weighted.new_zeros(*windows.shape[:2], *self.size)
         for k, (r, c) in enumerate(self.corners()):
             field[..., r : r + h, c : c + w] += weighted[:, :, k]
@@ -66,17 +74,26 @@ class _Windows(FieldOperator):
                 f"{type(self).__name__} was built for images of {self.size} pixels, got "
                 f"{tuple(x_shape[-2:])}; give size={tuple(x_shape[-2:])}"
             )
+        rows = self.aperture_parts.shape[0]
+        if rows not in (1, x_shape[0]):
+            raise ValueError(
+                f"there are {rows} {self.what}s for a batch of {x_shape[0]} images; give one, or "
+                "one per image"
+            )
 
     def measurement_shape(self, x_shape: Shape) -> Shape:
         self.check_domain(x_shape)
         count = self.objects(x_shape[1]) * len(self.places)
-        return (x_shape[0], count, *self.aperture_parts.shape[:2])
+        return (x_shape[0], count, *self.window)
 
     def domain_shape(self, y_shape: Shape) -> Shape:
         return (y_shape[0], self.image_channels(y_shape[1] // len(self.places)), *self.size)
 
+    def _aperture(self, like: Tensor) -> Tensor:
+        return complex_like(self.aperture_parts, like)[:, None, None]
+
     def _require_room(self) -> None:
-        window = tuple(self.aperture_parts.shape[:2])
+        window = self.window
         for corner, place in zip(self.corners(), self.places, strict=True):
             spans = zip(corner, window, self.size, strict=True)
             if any(start < 0 or start + length > side for start, length, side in spans):
@@ -90,7 +107,7 @@ class PupilWindows(_Windows):
     r"""The linear part of Fourier ptychography, y_l = F⁻¹(P ⊙ crop_l(F o)).
 
     Args:
-        aperture: Pupil P, (h, w), complex or real.
+        aperture: Pupil P, (h, w), or one per image, (B, h, w), complex or real.
         places: (row, column) shifts of the window from the middle of the spectrum, in pixels.
         size: Side of the images in pixels, or (H, W).
         domain: As in ``FieldOperator``.
@@ -102,7 +119,7 @@ class PupilWindows(_Windows):
     what = "pupil"
 
     def corners(self) -> list[tuple[int, int]]:
-        h, w = self.aperture_parts.shape[:2]
+        h, w = self.window
         top, left = self.size[0] // 2 - h // 2, self.size[1] // 2 - w // 2
         return [(top + down, left + right) for down, right in self.places]
 
@@ -122,7 +139,7 @@ class ProbeWindows(_Windows):
     r"""The linear part of ptychography, y_l = F_c(p ⊙ crop_l(o)).
 
     Args:
-        aperture: Illumination p, (h, w), complex or real.
+        aperture: Illumination p, (h, w), or one per image, (B, h, w), complex or real.
         places: (row, column) of the window's top left corner, in pixels.
         size: Side of the images in pixels, or (H, W).
         domain: As in ``FieldOperator``.
@@ -155,7 +172,7 @@ class FourierPtychography(Phaseless):
         shifts: (row, column) shift of the spectrum for each lamp, in frequency pixels, such as
             ``led_grid(5, 4)``.
         pupil: Radius in frequency pixels of the clear disk, edge included; or the pupil itself,
-            (m, m), complex with its aberrations.
+            (m, m) or one per image, (B, m, m), complex with its aberrations.
         side: Side m of the pictures in pixels, where pupil is a radius.
         size: Side of the images in pixels, or (H, W).
         object: What x stands for: "real": o = x. "unit": o = (x + 1) / 2. "phase":
@@ -187,6 +204,15 @@ class FourierPtychography(Phaseless):
         disk = pupil if isinstance(pupil, Tensor) else disk_pupil(side, pupil)
         super().__init__(PupilWindows(disk, shifts, size, domain), output, range_in, phase_scale)
 
+    def through(self, pupil: Tensor) -> Self:
+        """Returns the same instrument with another pupil of its size; gradients reach it.
+
+        Args:
+            pupil: (1|B, m, m), complex.
+        """
+        parts = {"aperture_parts": parts_of(pupil)}
+        return self._with(with_buffers(self.linear_part, parts))
+
 
 class Ptychography(Phaseless):
     r"""Measures far-field intensities of an object at each place of a small illumination.
@@ -197,7 +223,7 @@ class Ptychography(Phaseless):
     (B, C L, h, w), real, not negative. With a known probe only the global phase is lost.
 
     Args:
-        probe: Illumination p, (h, w), complex or real.
+        probe: Illumination p, (h, w), or one per image, (B, h, w), complex or real.
         positions: (row, column) of its top left corner, in pixels, such as
             ``scan_grid(64, 24, 8)``.
         size: Side of the images in pixels, or (H, W).

@@ -49,7 +49,29 @@ class MatrixSampler(Protocol):
 
 
 @dataclass(frozen=True)
-class RandomRows:
+class _Share:
+    """What samplers of a part of n rows share: how many, and for whom they are drawn."""
+
+    keep: float = 0.25
+    shared: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise ValueError(
+                f"keep must lie in (0, 1], got {self.keep}; 1 / keep is the compression ratio"
+            )
+
+    def count(self, n: int) -> int:
+        """Returns how many of n rows are kept."""
+        if int(self.keep * n) < 1:
+            raise ValueError(
+                f"keep={self.keep} of {n} leaves no measurement; raise it to {1 / n:.3g}"
+            )
+        return int(self.keep * n)
+
+
+@dataclass(frozen=True)
+class RandomRows(_Share):
     """Keeps int(keep * n) coefficients, the first ones of a random permutation.
 
     Args:
@@ -63,14 +85,6 @@ class RandomRows:
     """
 
     keep: float = 0.5
-    shared: bool = True
-
-    def __post_init__(self) -> None:
-        _require_fraction(self.keep)
-
-    def count(self, n: int) -> int:
-        """Returns how many of n coefficients are kept."""
-        return _count(self.keep, n)
 
     def draw(self, rng: Rng, n: int) -> Tensor:
         """Draws indices, (1 or B, count(n)), int64."""
@@ -93,7 +107,7 @@ class RandomSigns:
 
 
 @dataclass(frozen=True)
-class GaussianMatrix:
+class GaussianMatrix(_Share):
     """Draws independent Gaussian entries of variance 1 / m for m = int(keep * n) rows.
 
     Args:
@@ -107,16 +121,6 @@ class GaussianMatrix:
     Source: Candès and Tao 2006.
     """
 
-    keep: float = 0.25
-    shared: bool = True
-
-    def __post_init__(self) -> None:
-        _require_fraction(self.keep)
-
-    def count(self, n: int) -> int:
-        """Returns the number of rows of a matrix with n columns."""
-        return _count(self.keep, n)
-
     def draw(self, rng: Rng, n: int) -> Tensor:
         """Draws matrices, (1 or B, count(n), n)."""
         _require_small(n)
@@ -125,7 +129,7 @@ class GaussianMatrix:
 
 
 @dataclass(frozen=True)
-class OrthonormalRows:
+class OrthonormalRows(_Share):
     """Draws m = int(keep * n) rows of a uniformly distributed orthogonal matrix.
 
     Args:
@@ -139,16 +143,6 @@ class OrthonormalRows:
     Source: Wang et al. 2023 (DDNM), code; Mezzadri 2007 for the signs.
     """
 
-    keep: float = 0.25
-    shared: bool = True
-
-    def __post_init__(self) -> None:
-        _require_fraction(self.keep)
-
-    def count(self, n: int) -> int:
-        """Returns the number of rows of a matrix with n columns."""
-        return _count(self.keep, n)
-
     def draw(self, rng: Rng, n: int) -> Tensor:
         """Draws matrices, (1 or B, count(n), n), float64."""
         _require_small(n)
@@ -161,17 +155,6 @@ class OrthonormalRows:
 def streams(rng: Rng, shared: bool) -> Rng:
     """Returns the streams of the images, or one stream that is the same in every batch."""
     return Rng(rng.rng_seed, rng.purpose, ["all images"]) if shared else rng
-
-
-def _count(keep: float, n: int) -> int:
-    if int(keep * n) < 1:
-        raise ValueError(f"keep={keep} of {n} leaves no measurement; raise it to {1 / n:.3g}")
-    return int(keep * n)
-
-
-def _require_fraction(keep: float) -> None:
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep must lie in (0, 1], got {keep}; 1 / keep is the compression ratio")
 
 
 def _require_small(n: int) -> None:

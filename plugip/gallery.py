@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # known by their types, and what is in no list stands under the last heading.
 FAMILIES = {
     "photograph": (),
-    "missing pixels": ("denoise", "inpaint"),
-    "blur": ("separable_blur", "blur", "varying_blur"),
+    "missing pixels": ("denoise", "inpaint", "packed_inpaint"),
+    "blur": ("separable_blur", "blur", "varying_blur", "homography"),
     "camera": ("grayscale", "pointwise", "jpeg", "camera_blur", "frame_average", "bkse"),
     "phase retrieval": ("phase", "diffraction", "near_field", "ptychography", "dense_field"),
     "super-resolution": ("downsample", "average_pool", "blur_downsample", "decimate"),

@@ -21,6 +21,9 @@ NAMES = [
     "inpaint_bernoulli",
     "inpaint_extreme",
     "inpaint_brush",
+    "inpaint_packed",
+    "inpaint_random_box",
+    "projective_blur",
 ]
 
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -35,6 +37,29 @@ def test_laws(tools, kind, size):
     ):
         check_operator(A, shape).require()
         check_operator(A.linear_part, shape).require()
+
+
+@pytest.mark.parametrize("kind", ["unit", "channels"])
+def test_each_image_may_have_its_aperture(tools, kind):
+    pupils = torch.complex(tools.normal(2, 4, 5), tools.normal(2, 4, 5, seed=1))
+    shape, places = (2, OBJECTS[kind], 8, 8), [(0, 0), (1, 1)]
+    x = tools.normal(*shape)
+    for make in (FourierPtychography, Ptychography):
+        build = partial(make, size=8, object=kind)
+        A = build(pupils, places) if make is Ptychography else build(places, pupils)
+        check_operator(A, shape).require()
+        check_operator(A.linear_part, shape).require()
+        for i, pupil in enumerate(pupils):
+            given = (pupil, places) if make is Ptychography else (places, pupil)
+            tools.close(A(x)[[i]], build(*given)(x[[i]]), 1e-13)
+
+
+def test_another_pupil_is_the_same_instrument(tools):
+    pupil = torch.complex(tools.normal(1, 8, 8), tools.normal(1, 8, 8, seed=1))
+    A = FourierPtychography(SHIFTS, 3, 8, 16, "phase", "amplitude", 0.7)
+    want = FourierPtychography(SHIFTS, pupil, 8, 16, "phase", "amplitude", 0.7)
+    x = tools.normal(2, 1, 16, 16)
+    tools.close(A.through(pupil)(x), want(x), 0)
 
 
 def test_a_wide_pupil_in_the_middle_shows_the_object(tools):
@@ -114,7 +139,9 @@ def test_errors():
     with pytest.raises(ValueError, match=r"list of \(row, column\) pairs"):
         FourierPtychography([], 3, 8, 16)
     with pytest.raises(ValueError, match="pupil values must have shape"):
-        FourierPtychography([(0, 0)], torch.ones(1, 8, 8), size=16)
+        FourierPtychography([(0, 0)], torch.ones(1, 1, 8, 8), size=16)
+    with pytest.raises(ValueError, match="there are 2 probes for a batch of 3 images; give one"):
+        Ptychography(torch.ones(2, 4, 4), [(0, 0)], 8)(torch.zeros(3, 1, 8, 8))
     with pytest.raises(ValueError, match="radius must be a positive"):
         FourierPtychography([(0, 0)], 0.0)
     with pytest.raises(ValueError, match="count must be an odd"):
