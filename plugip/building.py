@@ -23,7 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from plugip.options import nearest
 
 # Rooms that write files, read argv or build further configs: no config has business there.
-CLOSED_ROOMS = ("building", "cli", "experiment", "figures", "record", "testing")
+CLOSED_ROOMS = ("building", "cli", "experiment", "figures", "record", "testing", "training")
 TENSORS = ("tensor", "zeros", "ones", "full", "eye", "linspace", "arange", "device")
 SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
@@ -51,7 +51,7 @@ def build(cfg: Any, trusted: Sequence[str] = ()) -> Any:
 
     Example:
         >>> build({"_target_": "plugip.noise.GaussianNoise", "std": 0.1})
-        GaussianNoise(std=0.1)
+        GaussianNoise(std=0.1 on [-1, 1] = 0.05 on [0, 1])
     """
     plain = resolved(cfg)
     for where, node in _targets(plain, ""):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from plugip.linalg import norm
+from plugip.noise import residual_moments
 from plugip.problem import Problem
 
 FITS_NOISE = 0.5  # a MAP answer may lie somewhat below 1: y's noise is in part fitted
@@ -19,19 +20,23 @@ class Diagnostics:
     """Signs of trust for one restored image.
 
     Attributes:
-        residual_to_noise: RMS residual over the noise's standard deviation, about 1 when the
-            answer explains y; None if the level is unknown.
-        chi_square: Its square, the reduced chi-square ‖A(x_hat) - y‖² / (m std²).
-        chi_square_limit: 1 + 2 sqrt(2 / m), two standard deviations above 1.
+        residual_to_noise: RMS residual over that of pure noise, which is its standard deviation
+            where the noise has one; about 1 when the answer explains y; None if the level is
+            unknown.
+        chi_square: Its square, ‖A(x_hat) - y‖² over what is expected of noise around A(x_hat): the
+            reduced chi-square ‖A(x_hat) - y‖² / (m std²).
+        chi_square_limit: Two standard deviations of the chi-square of pure noise above 1:
+            1 + 2 sqrt((2 + k) / m) for m entries of excess kurtosis k, which is 0 for Gaussian
+            noise; None if the noise model does not state how much a residual varies.
         seed_norm: ‖z‖ / sqrt(d); 1 on the Gaussian shell, below 1 for smooth (MAP) answers; None
             without a seed.
         saturation: Share of values of x_hat at or beyond the ends of [-1, 1].
-        explains_y: Whether chi_square is at most its limit; None if the level is unknown.
+        explains_y: Whether chi_square is at most its limit; None if one of the two is unknown.
     """
 
     residual_to_noise: float | None
     chi_square: float | None
-    chi_square_limit: float
+    chi_square_limit: float | None
     seed_norm: float | None
     saturation: float
     explains_y: bool | None
@@ -55,45 +60,76 @@ def diagnose(problem: Problem, x_hat: Tensor, z: Tensor | None) -> list[Diagnost
         z: Their seeds, (B, ...), if any.
     """
     with torch.no_grad():
-        residual = problem.residual(problem.operator(x_hat)).tolist()
+        y_clean = problem.operator(x_hat)
+        squared = problem.squared_residual(y_clean).tolist()
+        fits = [_Fit.of(r, *e) for r, e in zip(squared, _expected(problem, y_clean), strict=True)]
         saturated = (x_hat.abs() >= 1).flatten(1).double().mean(dim=1).tolist()
-    seeds = None if z is None else (norm(z) / math.sqrt(z[0].numel())).tolist()
-    counts = torch.as_tensor(problem.observed_count()).expand(problem.batch).tolist()
-    std = problem.noise.std
+    norms = [None] * problem.batch if z is None else norm(z).tolist()
+    seeds = [None if z is None or n is None else n / math.sqrt(z[0].numel()) for n in norms]
     return [
-        _one(residual[i], std, counts[i], None if seeds is None else seeds[i], saturated[i])
-        for i in range(problem.batch)
+        Diagnostics(f.ratio, f.chi_square, f.limit, seed, share, f.explains)
+        for f, seed, share in zip(fits, seeds, saturated, strict=True)
     ]
 
 
-def chi_square_limit(count: float) -> float:
-    """Returns 1 + 2 sqrt(2 / m): a residual of pure noise exceeds it about once in forty."""
-    return 1 + 2 * math.sqrt(2 / max(count, 1))
+def chi_square_limit(count: float, excess_kurtosis: float = 0.0) -> float:
+    """Returns 1 + 2 sqrt((2 + k) / m): a residual of pure noise exceeds it about once in forty.
+
+    Args:
+        count: Observed entries m of y.
+        excess_kurtosis: k of the noise, the same at each entry; 0 for Gaussian noise.
+    """
+    return 1 + 2 * math.sqrt((2 + excess_kurtosis) / max(count, 1))
 
 
-def _one(
-    residual: float, std: float | None, count: float, seed_norm: float | None, saturation: float
-) -> Diagnostics:
-    limit = chi_square_limit(count)
-    ratio = None if std is None else residual / std
-    chi_square = None if ratio is None else ratio**2
-    explains = None if chi_square is None else chi_square <= limit
-    return Diagnostics(ratio, chi_square, limit, seed_norm, saturation, explains)
+@dataclass(frozen=True)
+class _Fit:
+    """One image's residual against that of pure noise."""
+
+    ratio: float | None
+    chi_square: float | None
+    limit: float | None
+    explains: bool | None
+
+    @classmethod
+    def of(cls, squared: float, mean: float | None, std: float | None) -> _Fit:
+        """Compares ‖r‖² with its mean and standard deviation under pure noise, if known."""
+        if mean is None or mean == squared == 0:  # unknown, or nothing to compare
+            return cls(None, None, None, None)
+        # Where no noise can be, as in a black image's photons, no residual is explained.
+        chi_square = squared / mean if mean != 0 else math.inf
+        limit = None if std is None else 1 + (2 * std / mean if mean != 0 else 0.0)
+        explains = None if limit is None else chi_square <= limit
+        return cls(math.sqrt(chi_square), chi_square, limit, explains)
+
+
+def _expected(problem: Problem, y_clean: Tensor) -> list[tuple[float | None, float | None]]:
+    """Returns mean and standard deviation of ‖r‖² of each image, None where they are unknown."""
+    moments = residual_moments(problem.noise, y_clean, problem.operator.observed)
+    if moments is not None:
+        mean, variance = moments
+        return list(zip(mean.tolist(), variance.sqrt().tolist(), strict=True))
+    std = problem.noise.std
+    counts = torch.as_tensor(problem.observed_count()).expand(problem.batch).tolist()
+    return [(None if std is None else count * std**2, None) for count in counts]
 
 
 def _say_residual(d: Diagnostics) -> str:
     if d.residual_to_noise is None:
-        return "noise level unknown: no statement about the fit"
+        return "noise level unknown, or clipped: no statement about the fit"
+    size = f"residual is {d.residual_to_noise:.2f} times the noise"
+    if d.explains_y is None:
+        return f"{size}; how much that varies is not stated by the noise model: no verdict on it"
     if d.explains_y and d.residual_to_noise < FITS_NOISE:
         return (
-            f"the answer fits the noise as well: residual is {d.residual_to_noise:.2f} times the "
-            "noise; stop earlier (stopping=discrepancy), or check the noise level"
+            f"the answer fits the noise as well: {size}; stop earlier (stopping=discrepancy), or "
+            "check the noise level"
         )
     if d.explains_y:
-        return f"the answer explains y: residual is {d.residual_to_noise:.2f} times the noise"
+        return f"the answer explains y: {size}"
     return (
-        f"the answer does not explain y: residual is {d.residual_to_noise:.2f} times the noise; "
-        "give it more iterations, or check operator and noise level"
+        f"the answer does not explain y: {size}; give it more iterations, or check operator and "
+        "noise level"
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from plugip.diagnostics import chi_square_limit
 from plugip.linalg import where
 from plugip.method import Info, Method, require_theta
+from plugip.noise import excess_kurtosis
 from plugip.operator import Unknown
 from plugip.problem import Problem
 from plugip.rng import Rng
@@ -144,7 +145,8 @@ class Discrepancy:
 
     Args:
         tau: Stop when chi-square = ‖A(x) - y‖² / (m std²) is at most tau. None means 1 + 2
-            sqrt(2/m), two standard deviations of a residual of pure noise.
+            sqrt((2 + k) / m), two standard deviations of a residual of pure noise, whose excess
+            kurtosis k is 0 for Gaussian noise.
 
     Source: Morozov 1966; the limit as in the chi-square test.
     """
@@ -162,6 +164,12 @@ class Discrepancy:
                 f"Discrepancy needs a known noise level, which {type(problem.noise).__name__} "
                 "does not have; use stopping=es_wmv, or give noise.std"
             )
+        if self.tau is None and excess_kurtosis(problem.noise) is None:
+            raise TypeError(
+                f"Discrepancy needs to know how much a residual varies, which "
+                f"{type(problem.noise).__name__} does not state as excess_kurtosis; give "
+                "stopping.tau, such as 1.1"
+            )
         return torch.zeros(problem.batch, dtype=torch.bool, device=problem.y.device)
 
     def update(self, problem: Problem, state: Tensor, info: Info) -> tuple[Tensor, Verdict]:
@@ -174,9 +182,9 @@ class Discrepancy:
         if self.tau is not None:
             return torch.full_like(like, self.tau)
         counts = torch.as_tensor(problem.observed_count()).expand(problem.batch).tolist()
-        return torch.tensor(
-            [chi_square_limit(c) for c in counts], dtype=like.dtype, device=like.device
-        )
+        kurtosis = excess_kurtosis(problem.noise) or 0.0
+        limits = [chi_square_limit(count, kurtosis) for count in counts]
+        return torch.tensor(limits, dtype=like.dtype, device=like.device)
 
 
 @dataclass(frozen=True)

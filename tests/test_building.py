@@ -128,7 +128,7 @@ def test_an_untrusted_module_is_not_even_imported(house):
         (node("plugip.noise.GausianNoise", std=1), "did you mean 'GaussianNoise'"),
         (node("plugip.nois.GaussianNoise", std=1), "plugip has no 'nois'"),
         (node("plugip.noise"), "is a module, not a class"),
-        (node("plugip.noise.GaussianNoise", sdt=1), "it takes std; did you mean 'std'"),
+        (node("plugip.noise.GaussianNoise", sdt=1), "it takes std, scale; did you mean 'std'"),
         (node("plugip.noise.GaussianNoise"), "GaussianNoise needs the argument 'std'"),
         (
             node("plugip.methods.DMPlug", generator=node("plugip.reverse.Generator", step=1)),

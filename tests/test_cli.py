@@ -211,7 +211,7 @@ def test_own_operator_prior_and_method_plug_in_and_the_run_resumes(run):
     assert (code, err) == (0, "")
     (folder,) = Path("runs").iterdir()
     assert folder.name.startswith("super_resolution_descent_")
-    assert "3 images, Halve, Descent, Plain" in out
+    assert "3 images, Halve, GaussianNoise(std=0.01 on [-1, 1] = 0.005 on [0, 1])" in out
     assert f"figure: {folder}/figure.png" in out and "psnr" in out
     before = rows(folder)
     code, out, _ = run(*words, "threads=1", "batch_size=2")

@@ -40,10 +40,18 @@ def test_the_limit_by_hand(count: float, limit: float):
     assert chi_square_limit(count) == pytest.approx(limit)
 
 
+@pytest.mark.parametrize(
+    ("kurtosis", "limit"), [(0.0, 2.0), (3.0, 2.5811388301), (-1.2, 1.632456)]
+)
+def test_the_limit_depends_on_the_kurtosis_of_the_noise(kurtosis: float, limit: float):
+    assert chi_square_limit(8, kurtosis) == pytest.approx(limit)
+
+
 def test_residual_and_chi_square_by_hand():
     good, bad = diagnose(problem(), answers(0.14, 0.3), None)
     assert good.residual_to_noise == pytest.approx(1.4)
-    assert good.chi_square == pytest.approx(1.96) and good.chi_square_limit == 2
+    assert good.chi_square == pytest.approx(1.96)
+    assert good.chi_square_limit == pytest.approx(2, rel=1e-12)
     assert bad.residual_to_noise == pytest.approx(3) and bad.chi_square == pytest.approx(9)
     assert (good.explains_y, bad.explains_y) == (True, False)
 
@@ -73,7 +81,7 @@ def test_each_image_counts_its_own_observed_entries():
     x = answers(0.14, 0.14).clone()
     x[0, 0, 1] = 0.9  # not observed
     few, many = diagnose(p, x, None)
-    assert (few.chi_square_limit, many.chi_square_limit) == (3, 2)
+    assert (few.chi_square_limit, many.chi_square_limit) == pytest.approx((3, 2), rel=1e-12)
     assert few.chi_square == pytest.approx(1.96) and many.chi_square == pytest.approx(1.96)
 
 
@@ -102,7 +110,17 @@ def test_diagnosing_makes_no_graph():
         ),
         (
             {"residual_to_noise": None, "explains_y": None},
-            "noise level unknown: no statement about the fit",
+            "noise level unknown, or clipped: no statement about the fit",
+        ),
+        (
+            {"chi_square_limit": None, "explains_y": None},
+            "residual is 1.00 times the noise; how much that varies is not stated by the noise "
+            "model: no verdict on it",
+        ),
+        (
+            {"residual_to_noise": 0.3},
+            "the answer fits the noise as well: residual is 0.30 times the noise; stop earlier "
+            "(stopping=discrepancy), or check the noise level",
         ),
     ],
 )

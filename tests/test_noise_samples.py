@@ -24,6 +24,7 @@ from plugip.noise import (
     ShotNoise,
     SpeckleNoise,
     UniformNoise,
+    UnknownNoise,
     imagenet_c,
 )
 from plugip.rng import Rng, poisson_quantile
@@ -55,7 +56,55 @@ def rng(*ids: str) -> Rng:
 @pytest.mark.parametrize("noise", MODELS)
 def test_models_fulfil_the_protocol_and_print_their_scale(noise: Noise):
     assert isinstance(noise, Noise)
-    assert isinstance(noise, GaussianNoise) or "scale='signed'" in repr(noise)
+    assert "on [-1, 1]" in repr(noise) and str(noise) == repr(noise)
+
+
+PRINTED = [
+    (GaussianNoise(0.01), "GaussianNoise(std=0.01 on [-1, 1] = 0.005 on [0, 1])"),
+    (GaussianNoise(0.05, "unit"), "GaussianNoise(std=0.05 on [0, 1] = 0.1 on [-1, 1])"),
+    (GaussianNoise(0.05, "other"), "GaussianNoise(std=0.05 in units of y)"),
+    (LaplaceNoise(0.3), "LaplaceNoise(b=0.3 on [-1, 1] = 0.15 on [0, 1])"),
+    (UniformNoise(0.1, "other"), "UniformNoise(half_width=0.1 in units of y)"),
+    (PoissonNoise(), "PoissonNoise(rate=1: 255 photons at white, y on [-1, 1])"),
+    (
+        PoissonNoise(0.1, clip=True),
+        "PoissonNoise(rate=0.1: 25.5 photons at white, y on [-1, 1], clipped)",
+    ),
+    (ShotNoise(60, "unit"), "ShotNoise(60 photons at white, y on [0, 1])"),
+    (ShotNoise(60, "other"), "ShotNoise(60 photons per unit of y)"),
+    (
+        PoissonGaussianNoise(0.2, 0.02),
+        "PoissonGaussianNoise(rate=0.2: 51 photons at white, y on [-1, 1], "
+        "read_std=0.02 on [-1, 1] = 0.01 on [0, 1])",
+    ),
+    (ImpulseNoise(0.03, True), "ImpulseNoise(density=0.03 of the pixels, y on [-1, 1])"),
+    (ImpulseNoise(0.03), "ImpulseNoise(density=0.03 of the values, y on [-1, 1])"),
+    (
+        SpeckleNoise(0.15, "other"),
+        "SpeckleNoise(relative_std=0.15 of the intensity, y in its own units)",
+    ),
+    (RicianNoise(0.1), "RicianNoise(channel_std=0.1 on [-1, 1] = 0.05 on [0, 1])"),
+    (
+        imagenet_c("gaussian", 1),
+        "CompoundNoise(GaussianNoise(std=0.16 on [-1, 1] = 0.08 on [0, 1]); "
+        "y on [-1, 1], clipped)",
+    ),
+    (
+        CompoundNoise([ShotNoise(9), LaplaceNoise(1)]),
+        "CompoundNoise(ShotNoise(9 photons at white, y on [-1, 1]), "
+        "then LaplaceNoise(b=1 on [-1, 1] = 0.5 on [0, 1]))",
+    ),
+    (
+        Hidden(GaussianNoise(0.36)),
+        "Hidden(GaussianNoise(std=0.36 on [-1, 1] = 0.18 on [0, 1]))",
+    ),
+    (UnknownNoise(), "UnknownNoise(level unknown)"),
+]
+
+
+@pytest.mark.parametrize(("noise", "text"), PRINTED, ids=[type(n).__name__ for n, _ in PRINTED])
+def test_every_printout_has_the_level_with_its_scale(noise: Noise, text: str):
+    assert f"{noise}" == text
 
 
 # Laws: whole distributions against scipy, moments by hand
@@ -241,10 +290,35 @@ def test_additive_noise_takes_conjugate_views():
     assert torch.equal(LaplaceNoise(0.3).sample(clean.conj(), rng()), want)
 
 
-@pytest.mark.parametrize("noise", REAL_ONLY)
-def test_complex_measurements_are_refused_where_they_mean_nothing(noise: Noise):
-    with pytest.raises(TypeError, match=r"real floating-point measurements, got torch\.complex64"):
-        noise.sample(torch.zeros(1, 3, 4, 4, dtype=torch.complex64), rng())
+@pytest.mark.parametrize(
+    "make",
+    [
+        PoissonNoise,
+        lambda scale: ShotNoise(20, scale),
+        lambda scale: PoissonGaussianNoise(0.1, 0.3, scale),
+        lambda scale: SpeckleNoise(0.3, scale),
+        lambda scale: RicianNoise(0.3, scale),
+    ],
+)
+def test_intensities_beyond_white_are_drawn_as_on_the_unit_scale(make: Any):
+    clean = torch.linspace(0, 30, 64, dtype=torch.float64)[None]
+    unit, other = make(scale="unit"), make(scale="other")
+    y = other.sample(clean, rng())
+    assert torch.equal(unit.sample(clean, rng()), y) and float(y.max()) > 20
+    if not isinstance(other, SpeckleNoise):
+        assert torch.equal(unit.nll(clean + 1, y), other.nll(clean + 1, y))
+
+
+def test_parts_of_a_compound_may_leave_the_range_of_clean_measurements():
+    clean = torch.zeros(1, 4000)
+    for parts in (
+        [GaussianNoise(0.5, "unit")] * 2,
+        [GaussianNoise(0.5, "unit"), ShotNoise(5, "unit")],
+    ):
+        y = CompoundNoise(parts, scale="unit").sample(clean, rng())
+        assert y.isfinite().all()
+        with pytest.raises(ValueError, match=r"has scale='unit', .* reaches -0\.9"):
+            CompoundNoise(parts, scale="unit").sample(clean - 0.9, rng())
 
 
 # Photon counts

@@ -51,6 +51,9 @@ PRESETS = {
     "dps/inpaint_box": Published(0.05, SIGNED, 256, PIXELS),
     "dps/phase_retrieval": Published(0.05, SIGNED, 256, PADDED),
     "dps/nonlinear_deblur": Published(0.05, SIGNED, 256, PIXELS),
+    "dps/super_resolution_poisson": Published(1.0, SIGNED, 256, QUARTER),
+    "dps/gaussian_deblur_poisson": Published(1.0, SIGNED, 256, PIXELS),
+    "dps/motion_deblur_poisson": Published(1.0, SIGNED, 256, PIXELS),
     "dmplug/super_resolution": Published(0.01, SIGNED, 256, QUARTER),
     "dmplug/inpaint_random": Published(0.01, SIGNED, 256, PIXELS),
     "dmplug/nonlinear_deblur": Published(0.01, SIGNED, 256, PIXELS),
@@ -133,15 +136,15 @@ def test_each_preset_has_a_row_here_and_in_the_table_of_the_documentation():
 @pytest.mark.parametrize("name", NAMES)
 def test_noise_is_the_printed_level_on_our_scale(name):
     noise = build(composed(name)["noise"])
-    std = math.sqrt(2) * noise.b if "laplace" in name else noise.std
-    assert std == pytest.approx(PRESETS[name].level * PRESETS[name].scale, rel=1e-12)
-    assert getattr(noise, "scale", "signed") == "signed"
+    level = noise.rate if "poisson" in name else noise.std
+    assert level == pytest.approx(PRESETS[name].level * PRESETS[name].scale, rel=1e-12)
+    assert noise.scale == ("other" if "phase" in name else "signed")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_composes_with_another_method_and_the_command_line_wins(name):
     config = composed(name, "method=dps_paper", "noise=gaussian", "noise.std=0.5")
-    assert config["noise"]["std"] == 0.5 and config["operator"] == composed(name)["operator"]
+    assert build(config["noise"]).std == 0.5 and config["operator"] == composed(name)["operator"]
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(NEURAL)))
@@ -236,6 +239,18 @@ def test_diffpir_convolves_with_motion_kernels_and_dps_correlates():
     for name, flip in (("diffpir", True), ("dps", False), ("daps", False), ("fmplug", False)):
         config = composed(f"{name}/motion_deblur")["operator"]
         assert (config["flip"], config["size"], config["intensity"]) == (flip, 61, 0.5)
+
+
+@pytest.mark.parametrize("task", ["super_resolution", "gaussian_deblur", "motion_deblur"])
+def test_photon_noise_of_dps_is_cut_and_leaves_the_operator_as_it_is(task):
+    config = composed(f"dps/{task}_poisson")
+    assert config["operator"] == composed(f"dps/{task}")["operator"]
+    noise = build(config["noise"])
+    y = noise.sample(torch.full((1, 20_000), 0.9), Rng(0, "measure", ["a"]))
+    assert noise.clip and float(y.max()) == 1
+    grey = (y + 1) * 127.5  # whole photons, 242.25 expected at each
+    assert torch.allclose(grey, grey.round(), atol=1e-3)
+    assert float(grey.mean()) == pytest.approx(240.40, abs=0.36)  # less what is cut at 255
 
 
 def test_phase_retrieval_of_daps_sees_the_image_on_the_unit_range():

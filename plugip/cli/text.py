@@ -21,7 +21,8 @@ def opening(experiment: Experiment) -> str:
     count = len(experiment.data.items())
     images = f"{count} image{'s' if count != 1 else ''}"
     operator, prior = type(experiment.operator).__name__, type(experiment.prior).__name__
-    return f"plugip: {images}, {operator}, {name}, {prior} -> {experiment.record.folder}"
+    parts = f"{images}, {operator}, {experiment.noise}, {name}, {prior}"
+    return f"plugip: {parts} -> {experiment.record.folder}"
 
 
 def closing(summary: Summary) -> str:

@@ -129,7 +129,8 @@ class Experiment:
         if not interrupted:
             team.wait()
         if team.leads:
-            self.record.end(ids, judge.conventions, self.title)
+            said = {"noise": f"noise: {self.noise}"} | judge.conventions
+            self.record.end(ids, said, self.title)
         team.leave()
         rows = self.record.rows(ids)
         return Summary(self.record.folder, rows, finished, judge.conventions, interrupted)

@@ -1,25 +1,30 @@
-"""What all noise models share: the protocol, the scale of y, sums over observed entries."""
+"""What all noise models share: the protocol, sums over observed entries, what residuals vary by.
+
+The residual y - A(x) of the truth is the noise itself, so a model that knows the variance and the
+fourth cumulant of its noise can tell how large ‖y - A(x)‖² is and how much that varies.
+"""
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from plugip.options import choose, require_choice
+from plugip.noise.checks import require_clean
 
 if TYPE_CHECKING:
     from plugip.rng import Rng
-
-# The range that y is on, and with it every level in the units of y.
-SCALES = {"signed": (-1.0, 1.0), "unit": (0.0, 1.0)}
 
 
 @runtime_checkable
 class Noise(Protocol):
     """Adds noise to clean measurements and scores candidates by likelihood.
+
+    For a verdict on how well an answer explains y, a model may also state how much a residual of
+    pure noise varies: by ``excess_kurtosis``, a number, if its noise has the level ``std``
+    everywhere, or by ``residual_moments``; see the function of that name.
 
     Attributes:
         std: Standard deviation in the units of y, or None where it is unknown or not one number.
@@ -35,6 +40,107 @@ class Noise(Protocol):
     def nll(self, y_clean: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
         """Returns -log p(y | y_clean) for each image, (B,), up to a constant."""
         ...
+
+
+class Simulator(ABC):
+    """A model of plugip's own: it looks at clean measurements before it draws.
+
+    Attributes:
+        scale: The scale that y is on.
+        takes: Which clean measurements make sense: "any", "real", or "light", which is real and
+            not far below black.
+    """
+
+    scale: str
+    takes: ClassVar[str] = "any"
+
+    def sample(self, y_clean: Tensor, rng: Rng) -> Tensor:
+        """Draws y given A(x); each image has its own stream.
+
+        Args:
+            y_clean: A(x), (B, *Y), finite floating-point numbers.
+            rng: The streams, one per image.
+
+        Raises:
+            TypeError: If y_clean is no tensor of floating-point numbers, or complex where that
+                means nothing.
+            ValueError: If it holds a NaN, or is not on ``scale``, or B is not the number of
+                streams.
+        """
+        self.check(y_clean, rng)
+        return self.draw(y_clean, rng)
+
+    def check(self, y_clean: Tensor, rng: Rng) -> None:
+        """Raises what ``sample`` raises."""
+        require_clean(y_clean, rng, self.scale, self.takes, type(self).__name__)
+
+    @abstractmethod
+    def draw(self, y_clean: Tensor, rng: Rng) -> Tensor:
+        """Draws y as ``sample`` does, from numbers that need no check."""
+
+
+class Moments(NamedTuple):
+    """Mean and variance of the squared residual of each image, (B,) each, float64."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+@runtime_checkable
+class StatesResidual(Protocol):
+    """A noise model that depends on the signal, and says how large its residuals are."""
+
+    def residual_moments(self, y_clean: Tensor, observed: Tensor | None = None) -> Moments | None:
+        """Returns what the function ``residual_moments`` returns; None where it is not known."""
+        ...
+
+
+def residual_moments(
+    noise: Noise, y_clean: Tensor, observed: Tensor | None = None
+) -> Moments | None:
+    """Returns mean and variance of ‖y - y_clean‖² over observed entries, for y drawn from y_clean.
+
+    Args:
+        noise: The model.
+        y_clean: Clean measurements, (B, *Y).
+        observed: 1 where there is a measurement, broadcastable to y.
+
+    Returns:
+        The moments of each image, or None where the model does not state them.
+    """
+    if isinstance(noise, StatesResidual):
+        return noise.residual_moments(y_clean, observed)
+    return additive_moments(noise, y_clean, observed)
+
+
+def additive_moments(noise: Noise, y_clean: Tensor, observed: Tensor | None) -> Moments | None:
+    """Returns ``residual_moments`` of noise that is alike everywhere, from its level."""
+    kurtosis = excess_kurtosis(noise)
+    if noise.std is None or kurtosis is None:
+        return None
+    count = torch.as_tensor(count_observed(y_clean, observed), dtype=torch.float64)
+    entries = count.expand(y_clean.shape[0])
+    return Moments(entries * noise.std**2, entries * (2 + kurtosis) * noise.std**4)
+
+
+def excess_kurtosis(noise: Noise) -> float | None:
+    """Returns E n⁴ / std⁴ - 3 of noise that is alike everywhere: 0 for Gaussian noise.
+
+    None where the model does not state it.
+    """
+    return getattr(noise, "excess_kurtosis", None)
+
+
+def sum_moments(variance: Tensor, fourth: Tensor, observed: Tensor | None) -> Moments:
+    """Returns the moments of ‖n‖² for independent n of mean 0, from its cumulants per entry.
+
+    Args:
+        variance: Second cumulants, (B, *Y), real.
+        fourth: Fourth cumulants, E n⁴ - 3 (E n²)², (B, *Y).
+        observed: 1 where there is a measurement, broadcastable to y.
+    """
+    spread = fourth + 2 * variance.square()
+    return Moments(sum_observed(variance, observed), sum_observed(spread, observed))
 
 
 def sum_of_squares(residual: Tensor, observed: Tensor | None) -> Tensor:
@@ -56,79 +162,3 @@ def count_observed(y: Tensor, observed: Tensor | None) -> Tensor | int:
     if observed is None:
         return parts * y[0].numel()
     return parts * observed.to(y.real.dtype).expand(y.shape).flatten(1).sum(dim=1)
-
-
-def convert_level(level: float, given: str, wanted: str) -> float:
-    """Converts a noise level between scales: 0.05 on [0, 1] is 0.1 on [-1, 1].
-
-    Args:
-        level: A standard deviation, or anything else in the units of y.
-        given: The scale it is stated on, "signed" or "unit".
-        wanted: The scale it is needed on.
-
-    Raises:
-        ValueError: If a scale is unknown.
-    """
-    (low, high), (least, most) = choose(SCALES, given, "scale"), choose(SCALES, wanted, "scale")
-    return level * (most - least) / (high - low)
-
-
-def to_unit(y: Tensor, scale: str) -> Tensor:
-    """Returns y as intensities, where 0 is black and 1 is white."""
-    return (y + 1) / 2 if scale == "signed" else y
-
-
-def from_unit(u: Tensor, scale: str, clip: bool = False) -> Tensor:
-    """Returns intensities in the units of y, clamped to [0, 1] first if ``clip``."""
-    u = u.clamp(0, 1) if clip else u
-    return 2 * u - 1 if scale == "signed" else u
-
-
-def clean_intensity(y_clean: Tensor, scale: str, who: str) -> Tensor:
-    """Returns clean measurements as intensities, 0 for black, for physics of light.
-
-    Small overshoots below black, as bicubic weights make them, pass.
-
-    Raises:
-        TypeError: If y_clean is complex.
-        ValueError: If it reaches far below black, so that it is on another scale or no intensity.
-    """
-    u = to_unit(require_real(y_clean, who), scale)
-    least = float(u.detach().min()) if u.numel() else 0.0
-    if least < -0.5:
-        advice = "for y on [-1, 1] give scale='signed'" if scale == "unit" else "check its units"
-        raise ValueError(
-            f"{who} needs intensities, but y_clean reaches {float(y_clean.detach().min()):.3g}, "
-            f"far below black, which is {SCALES[scale][0]:g} for scale={scale!r}; {advice}"
-        )
-    return u
-
-
-def require_real(y_clean: Tensor, who: str) -> Tensor:
-    """Returns clean measurements if they are real floating-point numbers; else a TypeError."""
-    if not y_clean.is_floating_point():
-        raise TypeError(
-            f"{who} acts on real floating-point measurements, got {y_clean.dtype}; complex ones "
-            "take GaussianNoise or LaplaceNoise"
-        )
-    return y_clean
-
-
-def require_level(value: float, what: str, most: float = math.inf) -> None:
-    """Raises a ValueError unless ``value`` is a positive number below ``most``."""
-    if not isinstance(value, Real) or not 0 < value < most:
-        allowed = "positive and finite" if most == math.inf else f"between 0 and {most:g}"
-        raise ValueError(f"{what} must be {allowed}, got {value!r}")
-
-
-def require_scale(scale: str) -> None:
-    """Raises a ValueError unless ``scale`` is "signed" or "unit"."""
-    require_choice(scale, SCALES, "scale")
-
-
-def no_likelihood(who: str, why: str) -> TypeError:
-    """Returns the error of a noise model that cannot score candidates."""
-    return TypeError(
-        f"{who} has no likelihood that a method could use: {why}; give the problem "
-        f"UnknownNoise(), or simulate with Hidden({who}(...)), which scores by the mean square"
-    )

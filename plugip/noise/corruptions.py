@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from plugip.noise.base import Noise, convert_level
+from plugip.noise.base import Noise
 from plugip.noise.compound import CompoundNoise
 from plugip.noise.gaussian import GaussianNoise
 from plugip.noise.pixels import ImpulseNoise, SpeckleNoise
 from plugip.noise.poisson import ShotNoise
+from plugip.noise.scales import convert_level, require_range
 from plugip.options import choose
 
 
@@ -38,16 +39,19 @@ def imagenet_c(kind: str, severity: int, scale: str = "signed") -> Noise:
         scale: The range that y is on: "signed" for [-1, 1], "unit" for [0, 1].
 
     Raises:
-        ValueError: If the kind, the severity or the scale is unknown.
+        ValueError: If the kind, the severity or the scale is unknown, or the scale has no ends.
 
     Source: Hendrycks and Dietterich 2019, and its code, ``make_imagenet_c.py``.
     """
     levels = choose(IMAGENET_C, kind, "noise of ImageNet-C")
-    if severity not in levels:
-        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+    if severity not in tuple(levels):
+        raise ValueError(
+            f"severity must be a whole number, 1 (mild) to 5 (strong), got {severity!r}"
+        )
+    require_range(scale, "a corruption of ImageNet-C")
     level = levels[severity]
     if kind == "gaussian":
-        part = GaussianNoise(convert_level(level, "unit", scale))
+        part = GaussianNoise(convert_level(level, "unit", scale), scale)
         return CompoundNoise([part], clip=True, scale=scale)
     if kind == "impulse":
         return ImpulseNoise(level, scale=scale)

@@ -1,23 +1,26 @@
-"""Noise of pixels and sensors whose level depends on the signal, or that replaces it."""
+"""Noise that strikes single values: replaced ones, and ones multiplied by noise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from plugip.noise.base import (
-    SCALES,
-    clean_intensity,
-    convert_level,
-    from_unit,
+from plugip.noise.base import Moments, Simulator, sum_moments
+from plugip.noise.checks import (
     no_likelihood,
     require_level,
-    require_real,
+)
+from plugip.noise.scales import (
+    SCALES,
+    from_unit,
+    length,
+    require_range,
     require_scale,
-    sum_observed,
+    say_clip,
+    say_scale,
     to_unit,
 )
 
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
     from plugip.rng import Rng
 
 
-@dataclass(frozen=True)
-class ImpulseNoise:
+@dataclass(frozen=True, repr=False)
+class ImpulseNoise(Simulator):
     """Replaces a share of the values by black or white, half each: salt and pepper.
 
     Args:
@@ -37,8 +40,8 @@ class ImpulseNoise:
             "unit" for [0, 1].
 
     Raises:
-        ValueError: If density is not between 0 and 1, the scale is unknown, or per_pixel is set
-            and y has no axes behind the channels.
+        ValueError: If density is not between 0 and 1, the scale is unknown or has no ends, or
+            per_pixel is set and y has no axes behind the channels.
         TypeError: If y_clean is complex.
 
     Source: Hendrycks and Dietterich 2019 (ImageNet-C).
@@ -48,19 +51,25 @@ class ImpulseNoise:
     per_pixel: bool = False
     scale: str = "signed"
 
+    takes: ClassVar[str] = "real"
+
     def __post_init__(self) -> None:
-        require_level(self.density, "density of ImpulseNoise", most=1)
-        require_scale(self.scale)
+        advice = "give the share of replaced values, such as 0.03"
+        require_level(self.density, "density of ImpulseNoise", advice, most=1)
+        require_range(self.scale, "ImpulseNoise")
+
+    def __repr__(self) -> str:
+        struck = "pixels" if self.per_pixel else "values"
+        return f"ImpulseNoise(density={self.density:g} of the {struck}, {say_scale(self.scale)})"
 
     @property
     def std(self) -> None:
         """None: the noise is not described by a level."""
         return None
 
-    def sample(self, y_clean: Tensor, rng: Rng) -> Tensor:
-        """Draws y given A(x); each image has its own stream."""
+    def draw(self, y_clean: Tensor, rng: Rng) -> Tensor:
         black, white = SCALES[self.scale]
-        u = rng.uniform(self._shape(y_clean), like=require_real(y_clean, "ImpulseNoise"))
+        u = rng.uniform(self._shape(y_clean), like=y_clean)
         peppered = torch.where(u < self.density / 2, black, y_clean)
         return torch.where((u >= self.density / 2) & (u < self.density), white, peppered)
 
@@ -68,30 +77,40 @@ class ImpulseNoise:
         """Refuses: a value is either kept or lost, so the likelihood has no gradient."""
         raise no_likelihood("ImpulseNoise", "a value is kept exactly or lost altogether")
 
+    def residual_moments(self, y_clean: Tensor, observed: Tensor | None = None) -> Moments:
+        """Returns mean and variance of ‖y - y_clean‖² over observed entries per image, (B,)."""
+        mask = torch.ones_like(y_clean) if observed is None else observed.expand(y_clean.shape)
+        ends = [mask * (y_clean.double() - end).square() for end in SCALES[self.scale]]
+        # What is struck together is one draw: neither of the ends, or all of it black or white.
+        black, white = (e.sum(dim=1) for e in ends) if self.per_pixel else ends
+        mean = (black + white) * self.density / 2
+        variance = (black.square() + white.square()) * self.density / 2 - mean.square()
+        return Moments(mean.flatten(1).sum(dim=1), variance.flatten(1).sum(dim=1))
+
     def _shape(self, y: Tensor) -> tuple[int, ...]:
         if not self.per_pixel:
             return tuple(y.shape[1:])
         if y.ndim < 3:
             raise ValueError(
-                f"per_pixel=True needs measurements (B, C, ...), got shape {tuple(y.shape)}; "
-                "give per_pixel=False"
+                f"ImpulseNoise with per_pixel=True needs measurements (B, C, ...), got shape "
+                f"{tuple(y.shape)}; give per_pixel=False"
             )
         return (1, *y.shape[2:])
 
 
-@dataclass(frozen=True)
-class SpeckleNoise:
+@dataclass(frozen=True, repr=False)
+class SpeckleNoise(Simulator):
     """Multiplies intensities by Gaussian noise: y = u + u * relative_std * n on [0, 1].
 
     Args:
         relative_std: Standard deviation as a share of the intensity; 0.15 to 0.6 in ImageNet-C.
-        scale: The range that y is on: "signed" for [-1, 1]; "unit" for [0, 1], or any other
-            intensity whose 0 is black.
+        scale: The range that y is on: "signed" for [-1, 1], "unit" for [0, 1], "other" for
+            intensities of any other unit, whose 0 is black.
         clip: Whether to clamp what was drawn to the range of ``scale``, as ImageNet-C does.
 
     Raises:
-        ValueError: If relative_std is not positive and finite, the scale is unknown, or a y_clean
-            is far below black.
+        ValueError: If relative_std is not positive and finite, the scale is unknown or, for clip,
+            has no ends, or a y_clean is far below black.
         TypeError: If y_clean is complex.
 
     Source: Hendrycks and Dietterich 2019 (ImageNet-C).
@@ -101,18 +120,26 @@ class SpeckleNoise:
     scale: str = "signed"
     clip: bool = False
 
+    takes: ClassVar[str] = "light"
+
     def __post_init__(self) -> None:
-        require_level(self.relative_std, "relative_std of SpeckleNoise")
+        advice = "give the share of the intensity, such as 0.15"
+        require_level(self.relative_std, "relative_std of SpeckleNoise", advice)
+        if self.clip:
+            require_range(self.scale, "SpeckleNoise with clip=True")
         require_scale(self.scale)
+
+    def __repr__(self) -> str:
+        level = f"relative_std={self.relative_std:g} of the intensity"
+        return f"SpeckleNoise({level}, {say_scale(self.scale)}{say_clip(self.clip)})"
 
     @property
     def std(self) -> None:
         """None: the level depends on the intensity."""
         return None
 
-    def sample(self, y_clean: Tensor, rng: Rng) -> Tensor:
-        """Draws y given A(x); each image has its own stream."""
-        u = clean_intensity(y_clean, self.scale, "SpeckleNoise")
+    def draw(self, y_clean: Tensor, rng: Rng) -> Tensor:
+        u = to_unit(y_clean, self.scale)
         factor = 1 + self.relative_std * rng.normal(u.shape[1:], like=u)
         return from_unit(u * factor, self.scale, self.clip)
 
@@ -122,57 +149,9 @@ class SpeckleNoise:
             "SpeckleNoise", "it has no bound at black values, which are noise-free"
         )
 
-
-@dataclass(frozen=True)
-class RicianNoise:
-    r"""Takes the magnitude of an intensity with complex Gaussian noise, as in magnitude MRI.
-
-    On [0, 1]: y = sqrt((u + s n1)² + (s n2)²), which is brighter than u on average.
-
-    Args:
-        channel_std: Standard deviation s of each of the two parts, in the units of y.
-        scale: The range that y and channel_std are on: "signed" for [-1, 1]; "unit" for [0, 1],
-            or any other magnitude whose 0 is black.
-
-    Raises:
-        ValueError: If channel_std is not positive and finite, the scale is unknown, or a y_clean
-            is far below black.
-        TypeError: If y_clean is complex: magnitudes are real.
-
-    Source: Gudbjartsson and Patz 1995.
-    """
-
-    channel_std: float
-    scale: str = "signed"
-
-    def __post_init__(self) -> None:
-        require_level(self.channel_std, "channel_std of RicianNoise")
-        require_scale(self.scale)
-
-    @property
-    def std(self) -> None:
-        """None: the level depends on the intensity, and the noise has a mean."""
-        return None
-
-    def sample(self, y_clean: Tensor, rng: Rng) -> Tensor:
-        """Draws y given A(x); each image has its own stream."""
-        u = clean_intensity(y_clean, self.scale, "RicianNoise")
-        real, imaginary = rng.normal((2, *u.shape[1:]), like=u).unbind(1)
-        magnitude = torch.hypot(u + self._unit_std * real, self._unit_std * imaginary)
-        return from_unit(magnitude, self.scale)
-
-    def nll(self, y_clean: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
-        """Returns (r² + u²) / (2 s²) - log I0(r u / s²) for each image, (B,), r = |y| on [0, 1].
-
-        Even and smooth in u, so that values below black are safe; less a term of y alone.
-        """
-        u = to_unit(require_real(y_clean, "RicianNoise"), self.scale).abs()
-        r = to_unit(y, self.scale).abs()
-        s = self._unit_std
-        # exp(-x) I0(x), else the Bessel function overflows; |u| has gradient 0 at 0, as it must.
-        bessel = torch.special.i0e(r * u / s**2).log()
-        return sum_observed(((r - u) / s).square() / 2 - bessel, observed)
-
-    @property
-    def _unit_std(self) -> float:
-        return convert_level(self.channel_std, self.scale, "unit")
+    def residual_moments(self, y_clean: Tensor, observed: Tensor | None = None) -> Moments | None:
+        """Returns mean and variance of ‖y - y_clean‖² per image; None if what was drawn is cut."""
+        if self.clip:
+            return None
+        std = self.relative_std * length(self.scale) * to_unit(y_clean, self.scale).double()
+        return sum_moments(std.square(), torch.zeros_like(std), observed)

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from plugip.noise.base import Noise, count_observed, sum_of_squares
+from plugip.noise.checks import require_pair
 
 if TYPE_CHECKING:
     from plugip.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UnknownNoise:
     """Stands for noise of unknown kind and level: measurements are given, never simulated."""
 
     std: None = field(default=None, init=False)
+
+    def __repr__(self) -> str:
+        return "UnknownNoise(level unknown)"
 
     def sample(self, y_clean: Tensor, rng: Rng) -> Tensor:
         """Refuses: there is nothing to draw from."""
@@ -27,15 +31,17 @@ class UnknownNoise:
 
     def nll(self, y_clean: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
         """Returns the mean squared misfit for each image, (B,), the usual loss without a level."""
+        require_pair(y_clean, y, observed, "UnknownNoise")
         return sum_of_squares(y_clean - y, observed) / count_observed(y, observed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Hidden(UnknownNoise):
     """Draws from a noise model and keeps its kind and level from the method.
 
     For studies of robustness: to a method this is UnknownNoise, with no std and the mean squared
-    misfit as its loss, while measurements are simulated with ``noise``.
+    misfit as its loss, while measurements are simulated with ``noise``. A run hands its method a
+    bare UnknownNoise; a script that trusts no method does the same.
 
     Args:
         noise: The model to draw from.
@@ -48,6 +54,9 @@ class Hidden(UnknownNoise):
 
     def __post_init__(self) -> None:
         require_drawable(self.noise, "Hidden")
+
+    def __repr__(self) -> str:
+        return f"Hidden({self.noise!r})"
 
     def sample(self, y_clean: Tensor, rng: Rng) -> Tensor:
         """Draws y given A(x) as the hidden model does."""

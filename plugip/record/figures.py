@@ -55,7 +55,7 @@ def comparison(strips: list[Strip], title: str) -> bytes:
             if strip is strips[0]:
                 ax.set_title(_heading(strip, name, heading), fontsize=11, color=_INK)
         line[0].set_ylabel(_short(strip.id), fontsize=8, color=_MUTED)
-    figure.suptitle(title, fontsize=12, color=_INK)
+    figure.suptitle(title, fontsize=12, color=_INK, wrap=True)
     return _png(figure)
 
 
@@ -82,7 +82,7 @@ def curves(strips: list[Strip], title: str) -> bytes:
     ):
         _dress(ax, name, all(v > 0 for t in traces for v in t[values]))
     left.legend(fontsize=7, frameon=False)
-    figure.suptitle(title, fontsize=11, color=_INK)
+    figure.suptitle(title, fontsize=11, color=_INK, wrap=True)
     return _png(figure)
 
 

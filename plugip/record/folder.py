@@ -113,6 +113,7 @@ class Record:
         summary = summarise(self.rows(ids), conventions) | {"config_hash": self.hash}
         self._write("summary.json", json_bytes(summary, indent=2))
         self._write("summary.md", to_markdown(summary, title).encode())
+        title = ", ".join(filter(None, (title, conventions.get("noise"))))  # level and scale
         shown = [self._strip(i) for i in ids if self._saved(i).get("rows")]
         shown = [strip for strip in shown if strip.pictures][:LARGEST_FIGURE]
         if shown:
