@@ -127,6 +127,68 @@ class VPPath(Path):
         return ((root - self.beta_min) / spread).clamp(0, 1)
 
 
+@dataclass(frozen=True)
+class VEPath(Path):
+    r"""Variance-exploding path, x_t = x_0 + sigma(t) eps, with EDM's spacing of the levels.
+
+    .. math:: \alpha(t) = 1, \quad \sigma(t) = \sigma_{max}\, t^{\rho}
+
+    K equal steps of t are EDM's K steps with lowest level 0, and ``poly7`` is its published grid.
+    At t = 1 a state has standard deviation ``sigma_max``, while methods start at unit noise: so a
+    prior is served along ``EDMPath``, the same levels with scaled states, or by ``as_flow``.
+
+    Args:
+        sigma_max: Noise level at t = 1, in the units of the clean states.
+        rho: Exponent, at least 1; 7 in EDM.
+
+    Raises:
+        ValueError: If ``sigma_max`` is not positive or ``rho`` is below 1.
+
+    Source: Song et al. 2021 (score SDE), the VE kernel; Karras et al. 2022, eq. 5.
+    """
+
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not self.sigma_max > 0 or not self.rho >= 1:
+            raise ValueError(
+                f"need sigma_max > 0 and rho >= 1, got {self.sigma_max:g} and {self.rho:g}"
+            )
+
+    def level(self, t: Tensor) -> Tensor:
+        """Returns the noise level sigma / alpha at time t, same shape as ``t``."""
+        return self.sigma_max * t**self.rho
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.level(t)
+
+    def time_of(self, flow_time: Tensor) -> Tensor:
+        level = flow_time / (1 - flow_time).clamp_min(torch.finfo(flow_time.dtype).tiny)
+        return (level / self.sigma_max).clamp(0, 1) ** (1 / self.rho)
+
+
+@dataclass(frozen=True)
+class EDMPath(VEPath):
+    r"""The noise levels of ``VEPath`` for states of unit variance, x_t / sqrt(1 + sigma^2).
+
+    .. math:: \alpha(t) = 1 / \sqrt{1 + \sigma^2}, \quad \sigma_t = \sigma / \sqrt{1 + \sigma^2},
+        \quad \sigma = \sigma_{max}\, t^{\rho}
+
+    Pure noise is N(0, I) here, as methods and seeds expect it. Arguments as for ``VEPath``.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (1 + self.level(t).square()).rsqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        level = self.level(t)
+        return level * (1 + level.square()).rsqrt()
+
+
 class DiscretePath(Path):
     """Variance-preserving path given by a table of alpha-bar, as diffusion checkpoints carry it.
 
@@ -157,6 +219,16 @@ class DiscretePath(Path):
         """Returns the linear-beta schedule of DDPM and of the guided-diffusion checkpoints."""
         betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
         return DiscretePath((1 - betas).cumprod(0))
+
+    @staticmethod
+    def cosine(steps: int = 1000, beta_max: float = 0.999) -> DiscretePath:
+        """Returns the cosine schedule: alpha-bar falls as a squared cosine, each beta capped.
+
+        Source: Nichol and Dhariwal 2021 (improved DDPM).
+        """
+        time = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        bars = ((time + 0.008) / 1.008 * (torch.pi / 2)).cos().square()
+        return DiscretePath((bars[1:] / bars[:-1]).clamp_min(1 - beta_max).cumprod(0))
 
     def index(self, t: Tensor) -> Tensor:
         """Returns the training index t T - 1 that a network expects, float, exact on the grid."""

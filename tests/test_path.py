@@ -8,15 +8,21 @@ from plugip.path import (
     SIGNED,
     UNIT,
     DiscretePath,
+    EDMPath,
     FlowPath,
     Prediction,
     ValueRange,
+    VEPath,
     VPPath,
     from_x0,
     to_x0,
 )
 
 PATHS = [FlowPath(), VPPath(), VPPath(0.2, 12.0), DiscretePath.linear(), DiscretePath.linear(50)]
+PATHS += [DiscretePath.cosine(), EDMPath(), EDMPath(20.0, 5.0), VEPath(), VEPath(50.0, 1.0)]
+PRESERVING = [
+    path for path in PATHS if not isinstance(path, FlowPath) and type(path) is not VEPath
+]
 TIMES = torch.linspace(0.001, 1, 777, dtype=torch.float64)
 
 
@@ -39,7 +45,7 @@ def test_noise_grows_from_nothing(path):
     assert bool((path.flow_time(TIMES).diff() > 0).all())
 
 
-@pytest.mark.parametrize("path", PATHS[1:])
+@pytest.mark.parametrize("path", PRESERVING)
 def test_variance_is_preserved(path):
     total = path.alpha(TIMES) ** 2 + path.sigma(TIMES) ** 2
     assert_close(total, torch.ones_like(total))
@@ -58,6 +64,32 @@ def test_vp_is_the_integral_of_beta():
     integral = (0.1 + 19.9 * middles).mean() * 0.7
     at = torch.tensor(0.7, dtype=torch.float64)
     assert_close(path.alpha(at), (-0.5 * integral).exp(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("path", [VEPath(), EDMPath()])
+def test_equal_steps_are_edm_s_levels(path):
+    # Karras et al. 2022, eq. 5 with sigma_min = 0: sigma_i = (sigma_max^(1/7) (1 - i / K))^7.
+    i = torch.arange(5, dtype=torch.float64)
+    t = 1 - i / 4
+    want = (80 ** (1 / 7) * (1 - i / 4)) ** 7
+    assert_close(path.sigma(t) / path.alpha(t), want)
+    assert_close(path.level(t), want)
+
+
+def test_an_exploding_path_keeps_the_image_and_its_twin_the_variance():
+    t = torch.tensor(0.8, dtype=torch.float64)
+    level = 80 * t**7
+    assert float(VEPath().alpha(t)) == 1
+    assert_close(VEPath().sigma(t), level)
+    assert_close(EDMPath().alpha(t), 1 / (1 + level**2).sqrt())
+    assert_close(EDMPath().flow_time(t), VEPath().flow_time(t))
+    assert EDMPath() != VEPath()
+
+
+@pytest.mark.parametrize("settings", [{"sigma_max": 0.0}, {"rho": 0.5}, {"rho": float("nan")}])
+def test_exploding_paths_refuse_what_is_no_schedule(settings):
+    with pytest.raises(ValueError, match="need sigma_max > 0 and rho >= 1"):
+        VEPath(**settings)
 
 
 def test_discrete_path_reads_its_table_at_exact_indices():

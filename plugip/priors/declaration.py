@@ -16,6 +16,7 @@ SCHEDULERS = ("scheduler/scheduler_config.json", "scheduler_config.json")
 PATHS: dict[str, Callable[[], Path]] = {
     "flow": FlowPath,
     "ddpm": DiscretePath.linear,
+    "cosine": DiscretePath.cosine,
     "vp": VPPath,
 }
 PREDICTIONS = {str(kind): kind for kind in Prediction}
@@ -69,13 +70,14 @@ def _typed(facts: Mapping[str, Any]) -> Declaration:
     return Declaration(
         prediction=choose(PREDICTIONS, str(facts["prediction"]), "prediction"),
         path=path if isinstance(path, Path) else choose(PATHS, path, "path")(),
-        value_range=_as_range(facts.get("value_range", SIGNED)),
+        value_range=as_range(facts.get("value_range", SIGNED)),
         space_to_depth=int(facts.get("space_to_depth", 1)),
         time_scale=float(facts.get("time_scale", 1000.0)),
     )
 
 
-def _as_range(value: ValueRange | Sequence[float]) -> ValueRange:
+def as_range(value: ValueRange | Sequence[float]) -> ValueRange:
+    """Returns two rising numbers as a range; a ValueError says so if they are something else."""
     if isinstance(value, ValueRange):
         return value
     ends = [float(v) for v in value]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from plugip.path import SIGNED, UNIT, DiscretePath, Path, Prediction, ValueRange, to_x0
+from plugip.path import SIGNED, UNIT, DiscretePath, Path, Prediction, ValueRange
 from plugip.priors.declaration import PATHS, declare
 from plugip.priors.probe import NetworkPrior
 from plugip.priors.probe import probe as run_probe
@@ -50,7 +50,7 @@ class DiffusersUNet(NetworkPrior):
         super().__init__()
         self.net, self.path, self.prediction = net, path, Prediction(prediction)
         self.value_range, self.space_to_depth = value_range, int(space_to_depth)
-        self.time_scale, self.shape = float(time_scale), _state_shape(net, self.space_to_depth)
+        self.time_scale, self.shape = float(time_scale), unet_shape(net, self.space_to_depth)
         self.freeze()
 
     @classmethod
@@ -76,7 +76,7 @@ class DiffusersUNet(NetworkPrior):
                 ``scheduler/``, or a hub id such as ``google/ddpm-celebahq-256``.
             prediction: What the network's output means: epsilon, sample, v_prediction, velocity or
                 score.
-            path: A ``Path``, or its name: flow, vp, ddpm.
+            path: A ``Path``, or its name: flow, vp, ddpm, cosine.
             value_range: Range of clean images; without a declaration (-1, 1), which diffusers'
                 own unconditional pipelines assume.
             space_to_depth: Side of the pixel blocks in the network's channels; 1 by default.
@@ -113,10 +113,6 @@ class DiffusersUNet(NetworkPrior):
             run_probe(prior)
         return prior
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = self.path.coefficients(t, x_t)
-        return to_x0(self.prediction, self.output(x_t, t), x_t, alpha, sigma)
-
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Returns the network's own prediction, (B, *shape), without variance channels."""
         weight: Any = next(self.net.parameters())
@@ -149,8 +145,9 @@ class DiffusersUNet(NetworkPrior):
         for scale in (1000.0, 1.0):
             yield f"time_scale={scale:g}", self._reread(*own, self.value_range, scale)
         for name, make in PATHS.items():
-            for scale in (1000.0,) if name == "ddpm" else (1000.0, 1.0):
-                text = f"path={name}" if name == "ddpm" else f"path={name}, time_scale={scale:g}"
+            discrete = isinstance(make(), DiscretePath)
+            for scale in (1000.0,) if discrete else (1000.0, 1.0):
+                text = f"path={name}" if discrete else f"path={name}, time_scale={scale:g}"
                 yield text, self._reread(make(), self.prediction, self.value_range, scale)
 
     def predicting(self, prediction: Prediction) -> DiffusersUNet:
@@ -162,7 +159,8 @@ class DiffusersUNet(NetworkPrior):
         return DiffusersUNet(self.net, path, prediction, bounds, self.space_to_depth, scale)
 
 
-def _state_shape(net: Any, blocks: int) -> tuple[int, ...]:
+def unet_shape(net: Any, blocks: int) -> tuple[int, ...]:
+    """Returns the shape of an unconditional ``UNet2DModel``'s states, from its config."""
     config = net.config
     if config.class_embed_type is not None or config.num_class_embeds is not None:
         raise ValueError("the network is class-conditional; only unconditional ones are supported")

@@ -5,25 +5,20 @@ Never random weights: a missing file, key or connection is an error, one sentenc
 
 from __future__ import annotations
 
-import pickle
 import re
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from plugip.priors.declaration import read_json
+from plugip.priors.tensors import WeightsError as WeightsError
+from plugip.priors.tensors import read_torch_file, require_safetensors, shortened
 
 NAME = "diffusion_pytorch_model"
 KINDS = ("safetensors", "bin")
 JSON_FILES = ["config.json", "*/config.json", "*scheduler_config.json", "plugip_prior.json"]
 TIMEOUT = 5.0  # seconds for the hub's first answer
-
-
-class WeightsError(ValueError):
-    """Says which file of a prior is missing or broken, where it was looked for, and what to do."""
 
 
 def find_folder(source: str) -> Path:
@@ -69,7 +64,7 @@ def load_unet(folder: Path) -> Any:
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise WeightsError(
-            f"{file} does not fit {home / 'config.json'}: {_line(error)}"
+            f"{file} does not fit {home / 'config.json'}: {shortened(error)}"
         ) from error
     lost = [*info["missing_keys"], *info["unexpected_keys"]]
     if lost:
@@ -97,45 +92,12 @@ def _unet_home(folder: Path) -> Path:
 def _weights_file(home: Path) -> Path:
     safe, old = home / f"{NAME}.safetensors", home / f"{NAME}.bin"
     if safe.is_file():
-        _require_safetensors(safe)
+        require_safetensors(safe)
         return safe
     if old.is_file():
-        _require_torch_file(old)
+        read_torch_file(old, "meta")
         return old
     raise WeightsError(f"{home.absolute()} has a config.json but no {safe.name} (or {old.name})")
-
-
-def _require_safetensors(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt"):
-            return
-    except SafetensorError as error:
-        raise _not_weights(file, "safetensors", error) from error
-
-
-def _require_torch_file(file: Path) -> None:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of foreign pickle protocols
-            torch.load(file, map_location="meta", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own text advises to unpickle anyway, which would run the file's code.
-        reason = ValueError("it is damaged, or holds Python objects other than tensors")
-        raise _not_weights(file, "plain PyTorch weights", reason) from error
-    except (EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise _not_weights(file, "plain PyTorch weights", error) from error
-
-
-def _not_weights(file: Path, kind: str, error: Exception) -> WeightsError:
-    if file.read_bytes()[:24].startswith(b"version https://git-lfs"):
-        return WeightsError(
-            f"{file} is a git-lfs pointer, not the weights; run `git lfs pull` there"
-        )
-    return WeightsError(
-        f"{file} is not a {kind} file ({_line(error)}); its size is {file.stat().st_size} bytes: "
-        "was the download complete?"
-    )
 
 
 def _from_cache(source: str) -> Path | None:
@@ -163,7 +125,7 @@ def _from_hub(source: str) -> Path:
             f"{source!r} is neither a folder here nor a public repository of the hub"
         ) from error
     except (OSError, HfHubHTTPError) as error:
-        raise _unreachable(source, f"the hub does not answer: {_line(error)}") from error
+        raise _unreachable(source, f"the hub does not answer: {shortened(error)}") from error
 
 
 def _download(source: str, kind: str) -> Path:
@@ -186,9 +148,3 @@ def _unreachable(source: str, why: str) -> WeightsError:
         f"the cache {constants.HF_HUB_CACHE}, and cannot be downloaded ({why}); with a network, "
         f"run `hf download {source}`, or copy the folder here and give its path"
     )
-
-
-def _line(error: Exception) -> str:
-    """Returns the first line of an error, shortened, for use inside a sentence."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text if len(text) < 160 else f"{text[:157]}..."
