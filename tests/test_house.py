@@ -20,7 +20,7 @@ FLOORS = (
     {"reverse", "problem", "priors"},
     {"engine", "method", "diagnostics", "loop"},
     {"methods", "stopping"},
-    {"record", "experiment"},
+    {"record", "experiment", "training"},
 )
 BELOW_OPERATORS = {
     "operator",
@@ -37,12 +37,12 @@ BELOW_OPERATORS = {
 DOORS = {
     "hydra": {"cli", "building"},
     "omegaconf": {"cli", "building"},
-    "diffusers": {"priors"},
+    "diffusers": {"priors", "training"},
     "kornia": {"operators"},
     "piq": {"metrics"},
     "lpips": {"metrics"},
     "cv2": {"data", "record", "operators"},
-    "accelerate": {"experiment"},
+    "accelerate": {"experiment", "training"},
     "deepinv": {"bridges"},
 }
 

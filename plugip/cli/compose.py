@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import (
@@ -60,7 +59,7 @@ def refuse_bad_config(overrides: list[str], folder: str | None, name: str | None
         _fail(_unknown_choice(error))
     except ConfigCompositionException as error:
         found = re.search(r"Could not override '([^']+)'", str(error))
-        _fail(_unknownkey_of(found[1], overrides, folder) if found else _plain(error))
+        _fail(_unknownkey_of(found[1], overrides, folder, name) if found else _plain(error))
     except OverrideParseException as error:
         _fail(f"cannot read {error.override!r}: {_plain(error)}")
     except HydraException as error:
@@ -83,12 +82,10 @@ def _unknown_choice(error: MissingConfigException) -> str:
     return f"{group} has no choice {choice!r}; {known}"
 
 
-def _unknownkey_of(key: str, overrides: list[str], folder: str | None) -> str:
+def _unknownkey_of(key: str, overrides: list[str], folder: str | None, name: str | None) -> str:
     """Names the nearest key, and what there is on the level where the key went wrong."""
-    with initialize_config_module(CONFIGS, version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        groups = [g for g in loader.list_groups("") if g != "hydra"]
-    cfg = compose_config([o for o in overrides if key_of(o) in groups], folder)
+    groups = _groups(folder, name)
+    cfg = compose_config([o for o in overrides if key_of(o) in groups], folder, name)
     keys = _keys(OmegaConf.to_container(cfg))
     parent = key.rpartition(".")[0]
     while parent and parent not in keys:
@@ -101,6 +98,14 @@ def _unknownkey_of(key: str, overrides: list[str], folder: str | None) -> str:
         else (f"keys: {', '.join(level)}\ngroups: {', '.join(groups)}")
     )
     return f"unknown key {key!r}{near}\n{have}"
+
+
+def _groups(folder: str | None, name: str | None) -> list[str]:
+    """Returns the groups that a command's root config chooses from."""
+    extra = [f"hydra.searchpath=[file://{Path(folder).resolve()}]"] if folder else []
+    with initialize_config_module(CONFIGS, version_base="1.3"):
+        cfg = compose(name or "config", overrides=extra, return_hydra_config=True)
+    return sorted(g for g in cfg.hydra.runtime.choices if not g.startswith("hydra/"))
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:

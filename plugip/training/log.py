@@ -1,0 +1,115 @@
+"""What a training says: sentences, rows of scalars, TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from plugip.record.files import write_atomic
+
+COLUMNS = ("step", "loss", "held_out_loss", "lr", "grad_norm", "images_per_second", "seconds")
+MISSING = (
+    "TensorBoard is not installed (pip install 'plugip[train]' brings it); the scalars are in "
+    "train.csv"
+)
+
+
+class Log:
+    """Writes train.log, train.csv and TensorBoard files into a folder.
+
+    Args:
+        folder: The model's folder.
+        active: Whether this process writes at all.
+    """
+
+    def __init__(self, folder: Path, active: bool = True) -> None:
+        self.folder, self.active = folder, active
+        self.table = folder / "train.csv"
+        self.writer: Any = None
+
+    def say(self, text: str) -> None:
+        """Prints a sentence and keeps it in train.log."""
+        if not self.active:
+            return
+        tqdm.write(text)
+        with (self.folder / "train.log").open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
+
+    def begin(self, step: int, tensorboard: bool, place: str) -> None:
+        """Forgets rows after a step, which a kill left behind, and opens TensorBoard.
+
+        Args:
+            step: Finished steps.
+            tensorboard: Whether it is wanted.
+            place: Name of its folder.
+        """
+        if not self.active:
+            return
+        rows = [row for row in read_table(self.table) if row["step"] <= step]
+        write_atomic(self.table, _lines([COLUMNS, *([row[c] for c in COLUMNS] for row in rows)]))
+        if tensorboard:
+            self.writer = self._open_tensorboard(step, place)
+
+    def row(self, values: dict[str, float]) -> None:
+        """Adds a row; columns that are not given stay empty."""
+        if not self.active:
+            return
+        with self.table.open("ab") as file:
+            file.write(_lines([[values.get(name, math.nan) for name in COLUMNS]]))
+        if self.writer is not None:
+            for name, value in values.items():
+                if name != "step":
+                    self.writer.add_scalar(name, value, int(values["step"]))
+
+    def picture(self, name: str, pixels: Any, step: int) -> None:
+        """Shows a picture, (H, W, 3) uint8, in TensorBoard, if there is one."""
+        if self.writer is not None:
+            self.writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def end(self) -> None:
+        """Closes TensorBoard's file."""
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+
+    def _open_tensorboard(self, step: int, place: str) -> Any:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.say(MISSING)
+            return None
+        return SummaryWriter(str(self.folder / place), purge_step=step + 1)
+
+
+def read_table(path: Path) -> list[dict[str, float]]:
+    """Reads train.csv; a last line that a kill cut off is left out, empty cells are NaN."""
+    if not path.is_file():
+        return []
+    whole = path.read_text("utf-8").rpartition("\n")[0]
+    names, *lines = csv.reader(io.StringIO(whole)) if whole else [COLUMNS]
+    return [
+        {name: float(cell or "nan") for name, cell in zip(names, line, strict=True)}
+        for line in lines
+    ]
+
+
+def _lines(rows: list[Any]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+    return text.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    if math.isnan(value):
+        return ""
+    return int(value) if value.is_integer() else value
