@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from plugip.diagnostics import diagnose
-from plugip.method import Info, Method, Observer, Solution, Trace, join, require_theta, take
+from plugip.method import (
+    Info,
+    Method,
+    Observer,
+    Solution,
+    Trace,
+    join,
+    require_denoiser,
+    require_theta,
+    take,
+)
 from plugip.problem import Problem, open_streams
 from plugip.rng import Rng
 
@@ -66,6 +76,7 @@ def solve(
     if rows is not None and rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
     require_theta(problem, method)
+    require_denoiser(problem, method)
     streams = open_streams(rng, "solve", problem.batch, ids)
     width = rows or (1 if problem.y.device.type == "cpu" else problem.batch)
     done: list[Part] = []

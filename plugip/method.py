@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plugip.diagnostics import Diagnostics
 from plugip.operator import Operator, Unknown
+from plugip.prior import lacks_denoiser
 from plugip.problem import Problem
 from plugip.rng import Rng
 
@@ -143,6 +144,18 @@ def require_theta(problem: Problem, method: Method[Any]) -> None:
             f"{type(method).__name__} needs a known operator, but {operator} has an unknown part; "
             "fix it with operator.at(theta), or take a method that has theta(state)"
         )
+
+
+def require_denoiser(problem: Problem, method: Method[Any]) -> None:
+    """Raises a TypeError if the prior only maps seeds to images and the method asks for more.
+
+    Methods that reach the prior through a ``generator`` alone, wrapped or not, need no more.
+    """
+    inner: Any = method
+    while hasattr(inner, "method"):  # a wrapper, such as a stopping rule, keeps it there
+        inner = inner.method
+    if not problem.prior.denoises and not hasattr(inner, "generator"):
+        raise lacks_denoiser(problem.prior, type(inner).__name__)
 
 
 def take(state: Any, rows: list[int]) -> Any:

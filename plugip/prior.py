@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plugip.path import Path, ValueRange
+from plugip.path import FlowPath, Path, ValueRange, VPPath
 
 
 @dataclass
@@ -35,12 +35,18 @@ class Prior(nn.Module, ABC):
     also write ``decode`` and ``encode``. States carry the name h where they differ from images.
 
     Attributes:
+        denoises: Whether there is an E[x_0 | x_t]. A prior without one is a map from seeds to
+            images, ``decode``, such as a GAN: its states are seeds, and it has no path.
         shape: Shape of one state, without the batch axis.
         path: The noise path that the network was trained on.
         value_range: Range of clean states, or None for latents without one.
         counter: Forward and backward calls so far.
+        nfe_per_call: What one call costs for one image; 2 with classifier-free guidance, where the
+            network sees each state twice.
     """
 
+    denoises: bool = True
+    nfe_per_call: int = 1
     shape: tuple[int, ...]
     path: Path
     value_range: ValueRange | None
@@ -62,10 +68,11 @@ class Prior(nn.Module, ABC):
         """
 
     def __call__(self, x_t: Tensor, t: Tensor, *args: Any) -> Tensor:
-        self.counter.nfe += 1
+        self.counter.nfe += self.nfe_per_call
         x0 = super().__call__(x_t, t, *args)
         if x0.requires_grad:
-            x0.register_hook(self.counter.count_vjp)
+            for _ in range(self.nfe_per_call):
+                x0.register_hook(self.counter.count_vjp)
         return x0
 
     def decode(self, h: Tensor) -> Tensor:
@@ -86,23 +93,41 @@ class Prior(nn.Module, ABC):
         return self.eval().requires_grad_(False)
 
 
+def lacks_denoiser(prior: Prior, asker: str) -> TypeError:
+    """Returns the error that says who asked a map from seeds to images for E[x_0 | x_t]."""
+    return TypeError(
+        f"{asker} needs E[x_0 | x_t], which {type(prior).__name__} does not have, since it maps "
+        "seeds straight to images; take a method that optimises a seed (method=dmplug), or a "
+        "diffusion or flow prior"
+    )
+
+
 class BridgedPrior(Prior):
     """Serves a prior along another noise path, so that a diffusion acts as a flow and the reverse.
 
-    Both paths are mapped onto the rectified flow, where equal flow times mean equal noise levels.
-    Where the asked level exceeds what the network knows, its noisiest level is used.
+    Both paths are mapped onto the rectified flow, where equal flow times f mean equal noise levels
+    sigma / alpha = f / (1 - f); for a VP model of level sigma, f = sigma / (1 + sigma). The answer
+    E[x_0 | x_t] is the same, since the two states differ by a known factor only. Where the asked
+    level exceeds what the network knows, its noisiest level is used.
 
     Args:
         base: The prior to serve.
         path: The path to serve it along.
+
+    Raises:
+        TypeError: If the prior has no E[x_0 | x_t].
 
     Source: Lipman et al. 2024 (Flow Matching Guide), on equivalent Gaussian paths.
     """
 
     def __init__(self, base: Prior, path: Path) -> None:
         super().__init__()
+        if not base.denoises:
+            raise lacks_denoiser(base, "a bridge to another noise path")
         self.base, self.path = base, path
         self.shape, self.value_range = base.shape, base.value_range
+        self.nfe_per_call = base.nfe_per_call
+        self.freeze()
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         own = self.base.path.time_of(self.path.flow_time(t))
@@ -119,6 +144,42 @@ class BridgedPrior(Prior):
     @property
     def image_shape(self) -> tuple[int, ...]:
         return self.base.image_shape
+
+
+def as_flow(base: Prior) -> Prior:
+    """Serves any denoising prior as a flow: x_t = (1 - t) x_0 + t eps, velocity (x_t - x_0) / t.
+
+    One DDIM step of the result is the Euler step of that velocity, so flow methods run with
+    diffusion models as well.
+
+    Args:
+        base: A diffusion prior of any path; one that is a flow already is returned as it is.
+
+    Raises:
+        TypeError: If the prior has no E[x_0 | x_t].
+    """
+    return _along(base, FlowPath())
+
+
+def as_vp(base: Prior, path: Path | None = None) -> Prior:
+    """Serves any denoising prior as a variance-preserving diffusion, alpha^2 + sigma^2 = 1.
+
+    Args:
+        base: A flow, or a diffusion prior of another path.
+        path: The path to serve it along; the continuous ``VPPath`` by default. A
+            ``DiscretePath`` gives methods their table of alpha-bar.
+
+    Raises:
+        TypeError: If the prior has no E[x_0 | x_t].
+    """
+    return _along(base, path or VPPath())
+
+
+def _along(base: Prior, path: Path) -> Prior:
+    base = base.base if isinstance(base, BridgedPrior) else base
+    if base.denoises and base.path == path:
+        return base
+    return BridgedPrior(base, path)
 
 
 def probe_signal(image_shape: tuple[int, ...]) -> Tensor:

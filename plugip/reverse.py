@@ -251,6 +251,9 @@ def reverse(
 class Generator:
     """The map R from seeds to images: a reverse process followed by the prior's decoder.
 
+    A prior that is such a map itself (a GAN, a consistency model) makes its images in its own way,
+    and nothing here applies to it.
+
     Args:
         steps: Number of reverse steps K.
         grid: Time grid: uniform, leading, trailing, quadratic or poly7.
@@ -281,6 +284,8 @@ class Generator:
 
     def __call__(self, prior: Prior, z: Tensor) -> Tensor:
         """Maps seeds (B, *prior.shape) to images (B, C, H, W)."""
+        if not prior.denoises:
+            return prior.decode(z)
         h = reverse(
             prior, z, self.times(prior.path), STEPS[self.solver], CLIPS[self.clip], self.checkpoint
         )

@@ -5,7 +5,16 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from plugip.path import SIGNED, DiscretePath, FlowPath, Prediction, VPPath, to_x0
+from plugip.path import (
+    SIGNED,
+    DiscretePath,
+    EDMPath,
+    FlowPath,
+    Prediction,
+    VEPath,
+    VPPath,
+    to_x0,
+)
 from plugip.prior import BridgedPrior, Prior
 from plugip.priors import GaussianMixturePrior, GaussianPrior
 from plugip.reverse import (
@@ -181,7 +190,7 @@ def test_named_grids():
     assert_close(GRIDS["quadratic"](path, 2), torch.tensor([1, 0.25, 0]).double())
 
 
-@pytest.mark.parametrize("path", [FlowPath(), VPPath()])
+@pytest.mark.parametrize("path", [FlowPath(), VPPath(), VEPath(), EDMPath()])
 def test_poly7_gives_edm_s_levels(path):
     times = poly7_grid(path, 18)
     levels = path.sigma(times[:-1]) / path.alpha(times[:-1])

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from plugip.priors.edm import EDMPrior as EDMPrior
     from plugip.priors.embedded import faces64 as faces64
     from plugip.priors.gaussian import GaussianPrior as GaussianPrior
-    from plugip.priors.generator import GeneratorPrior as GeneratorPrior
     from plugip.priors.gaussian_posterior import GaussianPosterior as GaussianPosterior
+    from plugip.priors.generator import GeneratorPrior as GeneratorPrior
     from plugip.priors.low_rank import LowRankGaussian as LowRankGaussian
     from plugip.priors.mixture import GaussianMixturePrior as GaussianMixturePrior
     from plugip.priors.mixture import MixturePrior as MixturePrior

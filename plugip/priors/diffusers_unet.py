@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path as File
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from plugip.path import SIGNED, UNIT, DiscretePath, Path, Prediction, ValueRange
 from plugip.priors.declaration import PATHS, declare
 from plugip.priors.probe import NetworkPrior
 from plugip.priors.probe import probe as run_probe
-from plugip.priors.weights import find_folder, load_unet
+from plugip.priors.weights import find_folder, load_unet, require_pipeline
 
 
 class DiffusersUNet(NetworkPrior):
@@ -93,6 +94,7 @@ class DiffusersUNet(NetworkPrior):
             ProbeError: If the network does not denoise under these settings.
         """
         folder = find_folder(str(source))
+        _require_pixels(folder)
         given = {
             "prediction": prediction,
             "path": path,
@@ -157,6 +159,16 @@ class DiffusersUNet(NetworkPrior):
         self, path: Path, prediction: Prediction, bounds: ValueRange | None, scale: float
     ) -> DiffusersUNet:
         return DiffusersUNet(self.net, path, prediction, bounds, self.space_to_depth, scale)
+
+
+def _require_pixels(folder: File) -> None:
+    require_pipeline(folder, "diffusers")
+    inside = [name for name in ("vqvae", "vae") if (folder / name).is_dir()]
+    if inside:
+        raise ValueError(
+            f"{folder} has an autoencoder in {inside[0]}/, so its network denoises latents, not "
+            "images; take prior=ldm"
+        )
 
 
 def unet_shape(net: Any, blocks: int) -> tuple[int, ...]:

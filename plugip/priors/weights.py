@@ -1,4 +1,4 @@
-"""Finds and reads a diffusers ``UNet2DModel``: a local folder first, the hub second.
+"""Finds and reads diffusers folders: a local one first, the hub second.
 
 Never random weights: a missing file, key or connection is an error, one sentence long.
 """
@@ -6,6 +6,7 @@ Never random weights: a missing file, key or connection is an error, one sentenc
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,40 @@ from plugip.priors.tensors import WeightsError as WeightsError
 from plugip.priors.tensors import read_torch_file, require_safetensors, shortened
 
 NAME = "diffusion_pytorch_model"
+INDEX = f"{NAME}.safetensors.index.json"  # beside weights that are split over several files
 KINDS = ("safetensors", "bin")
-JSON_FILES = ["config.json", "*/config.json", "*scheduler_config.json", "plugip_prior.json"]
+TEXT_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+JSON_FILES = [
+    "config.json",
+    "*/config.json",
+    "*scheduler_config.json",
+    "plugip_prior.json",
+    "model_index.json",
+]
 TIMEOUT = 5.0  # seconds for the hub's first answer
+# Which prior serves which pipeline, by the name in model_index.json.
+PIPELINES = {
+    "DDPMPipeline": "diffusers",
+    "DDIMPipeline": "diffusers",
+    "ConsistencyModelPipeline": "consistency",
+    "LDMPipeline": "ldm",
+    "StableDiffusionPipeline": "stable_diffusion",
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
+}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
-def find_folder(source: str) -> Path:
+def find_folder(source: str, parts: Sequence[str] = ("unet",)) -> Path:
     """Returns the folder of a prior, downloading it where ``source`` is a hub id.
 
     Args:
         source: A folder, or a hub id such as ``google/ddpm-celebahq-256``.
+        parts: The sub-folders with networks that a download fetches; others are left out.
 
     Raises:
         WeightsError: If it is neither here, nor in the hub's cache, nor to be had from the hub.
@@ -40,7 +65,21 @@ def find_folder(source: str) -> Path:
             f"there is no folder {folder.absolute()}; it should hold config.json and "
             f"{NAME}.safetensors (a hub id would look like owner/name)"
         )
-    return _from_cache(source) or _from_hub(source)
+    return _from_cache(source, parts) or _from_hub(source, parts)
+
+
+def require_pipeline(folder: Path, prior: str) -> None:
+    """Raises a ValueError if a folder says that it holds what another prior serves.
+
+    Args:
+        folder: A pipeline's folder; one without ``model_index.json`` says nothing.
+        prior: The prior that is being loaded, by its name in ``conf/prior``.
+    """
+    index = folder / "model_index.json"
+    name = read_json(index).get("_class_name") if index.is_file() else None
+    fitting = PIPELINES.get(str(name), prior)
+    if fitting != prior:
+        raise ValueError(f"{index} describes a {name}, not one for {prior}; take prior={fitting}")
 
 
 def load_unet(folder: Path) -> Any:
@@ -49,58 +88,105 @@ def load_unet(folder: Path) -> Any:
     Raises:
         WeightsError: If a file is missing, is no weights file, or does not fit its config.
     """
-    home = _unet_home(folder)
-    file = _weights_file(home)
-    from diffusers.models.unets.unet_2d import UNet2DModel
+    return load_model(folder, "unet", ["UNet2DModel"])
 
-    load: Any = UNet2DModel.from_pretrained
+
+def load_model(
+    folder: Path, part: str, kinds: Sequence[str], dtype: torch.dtype = torch.float32
+) -> Any:
+    """Reads a network of diffusers from a folder, or from its sub-folder.
+
+    Args:
+        folder: The network's own folder, or a pipeline's.
+        part: The sub-folder of a pipeline, such as ``unet``.
+        kinds: Names of the classes that fit.
+        dtype: What the weights are cast to, whatever the file holds.
+
+    Raises:
+        WeightsError: If a file is missing, is no weights file, or does not fit its config.
+    """
+    home = _home(folder, part, kinds)
+    file, config = _weights_file(home), home / "config.json"
+    load: Any = getattr(_diffusers(), _class_name(home)).from_pretrained
     try:
         net, info = load(
             str(home),
-            torch_dtype=torch.float32,
+            torch_dtype=dtype,
             local_files_only=True,
-            use_safetensors=file.suffix == ".safetensors",
+            use_safetensors=file.suffix != ".bin",
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise WeightsError(
-            f"{file} does not fit {home / 'config.json'}: {shortened(error)}"
-        ) from error
+        raise WeightsError(f"{file} does not fit {config}: {shortened(error)}") from error
     lost = [*info["missing_keys"], *info["unexpected_keys"]]
     if lost:
         raise WeightsError(
-            f"{file} does not fit {home / 'config.json'}: {lost[0]} is in one of them "
+            f"{file} does not fit {config}: {lost[0]} is in one of them "
             f"only (and {len(lost) - 1} further tensors)"
         )
     return net
 
 
-def _unet_home(folder: Path) -> Path:
-    """Returns the folder itself, or ``unet/`` of a pipeline, whichever holds the UNet's config."""
-    homes = [home for home in (folder, folder / "unet") if (home / "config.json").is_file()]
+def read_config(folder: Path, part: str, kinds: Sequence[str]) -> dict[str, Any]:
+    """Returns the config of a network that ``load_model`` would read, without its weights.
+
+    Raises:
+        WeightsError: If there is none, or it is that of another class.
+    """
+    return read_json(_home(folder, part, kinds) / "config.json")
+
+
+def _diffusers() -> Any:
+    import diffusers
+
+    return diffusers
+
+
+def _home(folder: Path, part: str, kinds: Sequence[str]) -> Path:
+    """Returns the folder itself, or a pipeline's part, whichever holds the network's config."""
+    homes = [home for home in (folder, folder / part) if (home / "config.json").is_file()]
     if not homes:
         raise WeightsError(
-            f"{folder.absolute()} has no config.json, nor has its unet/; a diffusers folder has "
+            f"{folder.absolute()} has no config.json, nor has its {part}/; a diffusers folder has "
             f"one beside {NAME}.safetensors"
         )
-    name = read_json(homes[0] / "config.json").get("_class_name")
-    if name != "UNet2DModel":
-        raise WeightsError(f"{homes[0] / 'config.json'} describes {name}, not a UNet2DModel")
+    name = _class_name(homes[0])
+    if name not in kinds:
+        raise WeightsError(
+            f"{homes[0] / 'config.json'} describes {name}, not a {' or '.join(kinds)}"
+        )
     return homes[0]
 
 
+def _class_name(home: Path) -> str:
+    return str(read_json(home / "config.json").get("_class_name"))
+
+
 def _weights_file(home: Path) -> Path:
-    safe, old = home / f"{NAME}.safetensors", home / f"{NAME}.bin"
+    """Returns the file with the weights, or the index of several, after a look at each of them."""
+    safe, old, index = home / f"{NAME}.safetensors", home / f"{NAME}.bin", home / INDEX
     if safe.is_file():
         require_safetensors(safe)
         return safe
+    if index.is_file():
+        for name in sorted(set(dict(read_json(index).get("weight_map", {})).values())):
+            _require_part(home / name, index)
+        return index
     if old.is_file():
         read_torch_file(old, "meta")
         return old
     raise WeightsError(f"{home.absolute()} has a config.json but no {safe.name} (or {old.name})")
 
 
-def _from_cache(source: str) -> Path | None:
+def _require_part(file: Path, index: Path) -> None:
+    if not file.is_file():
+        raise WeightsError(
+            f"{file.absolute()} is missing, which {index.name} lists; was the download complete?"
+        )
+    require_safetensors(file)
+
+
+def _from_cache(source: str, parts: Sequence[str]) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -108,18 +194,18 @@ def _from_cache(source: str) -> Path | None:
         folder = Path(snapshot_download(source, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    return folder if _has_weights(folder) else None
+    return folder if _has_weights(folder, parts) else None
 
 
-def _from_hub(source: str) -> Path:
+def _from_hub(source: str, parts: Sequence[str]) -> Path:
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
     if constants.HF_HUB_OFFLINE:
         raise _unreachable(source, "HF_HUB_OFFLINE is set")
     try:
-        folder = _download(source, "safetensors")
-        return folder if _has_weights(folder) else _download(source, "bin")
+        folder = _download(source, parts, "safetensors")
+        return folder if _has_weights(folder, parts) else _download(source, parts, "bin")
     except RepositoryNotFoundError as error:
         raise WeightsError(
             f"{source!r} is neither a folder here nor a public repository of the hub"
@@ -128,16 +214,36 @@ def _from_hub(source: str) -> Path:
         raise _unreachable(source, f"the hub does not answer: {shortened(error)}") from error
 
 
-def _download(source: str, kind: str) -> Path:
+def _download(source: str, parts: Sequence[str], kind: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    files = [*JSON_FILES, f"{NAME}.{kind}", f"unet/{NAME}.{kind}"]
-    return Path(snapshot_download(source, allow_patterns=files, etag_timeout=TIMEOUT))
+    files = [f"{NAME}.{kind}", f"{NAME}-*.{kind}", INDEX]
+    inside = [f"{part}/{file}" for part in parts for file in _files(part, files)]
+    wanted = [*JSON_FILES, *files, *inside]
+    return Path(snapshot_download(source, allow_patterns=wanted, etag_timeout=TIMEOUT))
 
 
-def _has_weights(folder: Path) -> bool:
-    files = [home / f"{NAME}.{kind}" for home in (folder, folder / "unet") for kind in KINDS]
-    return any(file.is_file() for file in files)
+def _files(part: str, network: list[str]) -> list[str]:
+    """Returns what a part needs; half-precision copies have names of their own and are left."""
+    if part.startswith("tokenizer"):
+        return ["*"]
+    return TEXT_FILES if part.startswith("text_encoder") else network
+
+
+def _has_weights(folder: Path, parts: Sequence[str]) -> bool:
+    """Tells whether each part is there, or the folder itself is that of a single network."""
+    return _has_file(folder) or all(_has_part(folder / part) for part in parts)
+
+
+def _has_part(home: Path) -> bool:
+    if home.name.startswith(("tokenizer", "text_encoder")):
+        kind = "json" if home.name.startswith("tokenizer") else "safetensors"
+        return any(home.glob(f"*.{kind}"))
+    return _has_file(home)
+
+
+def _has_file(home: Path) -> bool:
+    return any((home / f"{NAME}.{kind}").is_file() for kind in KINDS) or (home / INDEX).is_file()
 
 
 def _unreachable(source: str, why: str) -> WeightsError:

@@ -15,7 +15,7 @@ from plugip.path import (
     from_x0,
 )
 from plugip.prior import Prior, probe_signal
-from plugip.priors import DiffusersUNet, GaussianPrior, ProbeError
+from plugip.priors import DiffusersUNet, GaussianPrior, NetworkPrior, ProbeError
 from plugip.priors.probe import probe
 
 BYTES = ValueRange(0, 255)
@@ -98,6 +98,61 @@ def test_networks_of_other_kinds(faces, truth):
     advice = rf"value_range=\[{bounds.low:g}, {bounds.high:g}\]"
     with pytest.raises(ProbeError, match=f"it passes with {advice}"):
         probe(declared(net, prediction, path, wrong))
+
+
+@pytest.mark.parametrize("path", [FlowPath(), DiscretePath.linear()])
+def test_on_wide_ranges_predictions_are_told_apart_where_the_noise_is_small(faces, path):
+    # With much noise v_prediction and velocity coincide there: t is nearly 1.
+    pair = (Prediction.VELOCITY, Prediction.V)
+    for truth, wrong in (pair, pair[::-1]):
+        net = Converted(faces, path, truth, BYTES)
+        probe(declared(net, truth, path, BYTES))
+        with pytest.raises(ProbeError, match=f"it passes with prediction={truth}"):
+            probe(declared(net, wrong, path, BYTES))
+
+
+class PowerLaw(NetworkPrior):
+    """The best denoiser of coloured images whose spectrum falls as 1 / f^p: a Wiener filter."""
+
+    prediction = Prediction.X0
+
+    def __init__(self, side, power, std=0.5):
+        super().__init__()
+        self.shape, self.path, self.value_range = (3, side, side), FlowPath(), SIGNED
+        f = torch.fft.fftfreq(side, dtype=torch.float64)
+        spectrum = (f[:, None] ** 2 + f**2 + (0.5 / side) ** 2) ** (-power / 2)
+        self.spectrum = spectrum / spectrum.mean() * std**2
+        shares, axes = torch.linalg.eigh(0.8 + 0.2 * torch.eye(3, dtype=torch.float64))
+        self.shares, self.axes = shares[:, None, None], axes
+
+    def output(self, x_t, t):
+        alpha, sigma = self.path.coefficients(t, x_t.double())
+        y = torch.einsum("bchw,ck->bkhw", x_t.double(), self.axes)
+        power = self.shares * self.spectrum
+        y = torch.fft.fft2(y) * (alpha * power / (alpha**2 * power + sigma**2))
+        y = torch.fft.ifft2(y).real
+        return torch.einsum("bkhw,ck->bchw", y, self.axes).to(x_t.dtype)
+
+    def variants(self):
+        return iter(())
+
+    def predicting(self, prediction):
+        return self
+
+
+@pytest.mark.parametrize("side", [28, 64, 128])
+@pytest.mark.parametrize("power", [1.5, 2, 3])
+def test_exact_denoisers_of_natural_spectra_pass(side, power):
+    probe(PowerLaw(side, power))
+
+
+def test_the_same_denoiser_with_half_its_noise_left_is_refused():
+    class Lazy(PowerLaw):
+        def output(self, x_t, t):
+            return (super().output(x_t, t) + x_t / self.path.coefficients(t, x_t)[0]) / 2
+
+    with pytest.raises(ProbeError, match="of the noise in a known picture"):
+        probe(Lazy(64, 2))
 
 
 def test_a_diffusion_network_is_not_a_flow(faces):
