@@ -24,10 +24,11 @@ class Denoise(SpectralOperator):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x
+        # A copy: writing into y must not write into x.
+        return x.clone()
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return y
+        return y.clone()
 
     def spectrum(self, x_shape: Shape) -> DiagonalSpectrum:
         return DiagonalSpectrum(torch.ones((1,) * len(x_shape), dtype=torch.float64))

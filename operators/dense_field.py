@@ -23,6 +23,7 @@ from plugip.operators._complex import (
     require_streams,
     with_buffers,
 )
+from plugip.operators._memo import Memo
 from plugip.operators._options import as_sides, require_positive
 from plugip.operators.phase import Phaseless, split_object
 from plugip.rng import Rng
@@ -228,14 +229,16 @@ class LinearInverseScattering(DenseField, SpectralOperator):
             raise ValueError(f"rcond must lie in [0, 1), got {rcond}")
         super().__init__(matrix, domain, size)
         self.rcond = rcond
-        self._factors: DenseSpectrum | None = None
+        self._memo = Memo()
 
     def spectrum(self, x_shape: Shape) -> DenseSpectrum:
         self.check_domain(x_shape)
-        if self._factors is None:
-            matrix = torch.view_as_complex(self.matrix_parts.double())
-            self._factors = DenseSpectrum.of(matrix, self.domain, self._sides())
-        return self._factors
+        factors, self._memo = self._memo.recall("svd", self.matrix_parts, None, self._decomposed)
+        return factors
+
+    def _decomposed(self) -> DenseSpectrum:
+        matrix = torch.view_as_complex(self.matrix_parts.double())
+        return DenseSpectrum.of(matrix, self.domain, self._sides())
 
     def solve_normal(self, b: Tensor, lam: float | Tensor) -> Tensor:
         return SpectralOperator.solve_normal(self, b, lam)

@@ -210,7 +210,8 @@ class SpectralOperator(LinearOperator):
 
     def solve_normal(self, b: Tensor, lam: float | Tensor) -> Tensor:
         a = self.spectrum(tuple(b.shape)).to(b)
-        return a.V(a.Vt(b) / (a.s.square() + damping_like(lam, b)))
+        coefficients = a.Vt(b)  # they may have other axes than images
+        return a.V(coefficients / (a.s.square() + damping_like(lam, coefficients)))
 
 
 class BlindOperator(Operator, Generic[Theta]):

@@ -84,23 +84,34 @@ def random_images(shape: tuple[int, ...], purpose: str) -> Tensor:
 
 
 def keeps_global_stream(action: Callable[[], object]) -> tuple[bool, str]:
-    """Tells whether an action leaves torch's and NumPy's global random streams alone."""
+    """Tells whether an action leaves the global streams of torch, NumPy and Python alone."""
+    before = _global_streams()
+    action()
+    moved = [name for name, state in _global_streams().items() if state != before[name]]
+    return not moved, f"drew from {', '.join(moved)}" if moved else "global random state untouched"
+
+
+def _global_streams() -> dict[str, object]:
+    import pickle
+    import random
+
     import numpy as np
 
-    before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
-    action()
-    torch_same = torch.equal(before, torch.random.get_rng_state())
-    numpy_same = bool((numpy_before == np.random.get_state()[1]).all())  # type: ignore[index]
-    ok = torch_same and numpy_same
-    return ok, "global random state untouched" if ok else "drew from a global random stream"
+    states: dict[str, object] = {
+        "torch's global stream": torch.random.get_rng_state().tolist(),
+        "NumPy's global stream": pickle.dumps(np.random.get_state()),
+        "Python's global stream": random.getstate(),
+    }
+    if torch.cuda.is_initialized():
+        states["the GPU's global stream"] = torch.cuda.get_rng_state().tolist()
+    return states
 
 
 def directional(
-    function: Callable[[Tensor], Tensor], at: Tensor, grad: Tensor
+    function: Callable[[Tensor], Tensor], at: Tensor, grad: Tensor, step: float = 1e-5
 ) -> tuple[bool, str]:
-    """Compares <grad, v> with a central difference of a scalar function along v."""
-    v = random_images(tuple(at.shape), "direction")
-    step = 1e-5
+    """Compares <grad, v> with a central difference of a scalar function along v, in float64."""
+    v = random_images(tuple(at.shape), "direction").to(at.device)
     with torch.no_grad():
         measured = float(function(at + step * v) - function(at - step * v)) / (2 * step)
     claimed = float((grad * v).sum())

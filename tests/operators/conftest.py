@@ -6,10 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import settings
 
 from plugip.linalg import dot, norm
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+# The same examples on every run, and no complaint about a slow machine.
+settings.register_profile("operators", derandomize=True, deadline=None)
+settings.load_profile("operators")
 
 
 @pytest.fixture(autouse=True, scope="session")

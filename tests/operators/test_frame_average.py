@@ -74,6 +74,13 @@ def test_each_image_has_its_path(tools):
     check_operator(A, SHAPE).require()
 
 
+def test_a_loaded_path_counts(tools):
+    x, A = tools.hash_image(1, 1, 9, 11), FrameAverageBlur(0.1 * ROLLS)
+    assert not torch.equal(A(x), FrameAverageBlur(ROLLS)(x))
+    A.load_state_dict({"shifts": ROLLS[None]})
+    tools.close(A(x), FrameAverageBlur(ROLLS)(x), 0)
+
+
 def test_gradients(tools):
     x = (0.9 * tools.hash_image(1, 1, 5, 6)).requires_grad_()
     shifts = torch.tensor([[0.3, -1.2], [0.5, 1.5]]).double()
@@ -99,7 +106,7 @@ def test_errors():
         FrameAverageBlur(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="floating point and finite"):
         FrameAverageBlur(torch.zeros(2, 2) / 0)
-    with pytest.raises(ValueError, match=r"shift of 4 pixels leaves images of 4 x 9 pixels"):
+    with pytest.raises(ValueError, match=r"reaches 4 pixels beyond images of 4 x 9 pixels"):
         FrameAverageBlur(ROLLS)(torch.zeros(1, 1, 4, 9))
     with pytest.raises(ValueError, match="2 paths for a batch of 3 images"):
         FrameAverageBlur(torch.zeros(2, 4, 2))(torch.zeros(3, 1, 8, 8))

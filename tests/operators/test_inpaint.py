@@ -104,6 +104,13 @@ def test_errors():
         Inpaint(0.7)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"unknown noise_on 'observd'.*did you mean 'observed'"):
         Inpaint(RandomMask(), noise_on="observd")
+    A = masked()
     for shape in ((3, 3, 8, 10), (2, 3, 8, 8), (2, 3, 1, 1)):
+        for use in (A, A.adjoint, A.pinv):
+            with pytest.raises(ValueError, match="does not fit images of shape"):
+                use(torch.zeros(shape))
+    for shape in ((3, 8, 10), (2, 2, 3, 8, 10)):  # both would broadcast
         with pytest.raises(ValueError, match="does not fit images of shape"):
-            masked()(torch.zeros(shape))
+            A.adjoint(torch.zeros(shape))
+    with pytest.raises(ValueError, match="does not fit images of shape"):
+        A.select([0, 0, 1])(torch.zeros(SHAPE))

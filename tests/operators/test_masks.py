@@ -8,7 +8,7 @@ from PIL import Image
 from plugip.operators import BoxMask, FileMask, MaskSampler, RandomMask, legacy_dps_mask
 from plugip.rng import Rng
 
-SAMPLERS = [RandomMask(0.7), BoxMask(), BoxMask((3, 5), 0)]
+SAMPLERS = [RandomMask(0.7), RandomMask((0.2, 0.9)), BoxMask(), BoxMask((3, 5), 0)]
 LEGACY = [
     "random_0_(0.7, 0.7)",
     "random_0_(0.92, 0.92)",
@@ -42,6 +42,21 @@ def test_random_mask_counts_exactly(missing, size):
     mask = RandomMask(missing).draw(rng("a", "b"), (2, 3, *size))
     assert mask.shape == (2, 1, *size)
     assert (mask == 0).flatten(1).sum(1).tolist() == [int(missing * size[0] * size[1])] * 2
+
+
+def test_drawn_ratios_fill_their_range():
+    ids = [str(i) for i in range(300)]
+    holes = RandomMask((0.3, 0.7)).draw(rng(*ids), (300, 3, 20, 20)) == 0
+    ratio = holes.flatten(1).double().mean(1)
+    assert 0.3 <= float(ratio.min()) < 0.32 and 0.68 < float(ratio.max()) < 0.7
+    assert abs(float(ratio.mean()) - 0.5) < 4 * 0.4 / 12**0.5 / 300**0.5
+    assert float(holes.double().mean(0).std()) < 0.04  # every pixel alike
+
+
+def test_a_range_of_one_ratio_is_that_ratio():
+    for pair in ((0.6, 0.6), [0.6, 0.6]):
+        mask = RandomMask(pair).draw(rng("a", "b"), (2, 3, 9, 10))  # pyright: ignore[reportArgumentType]
+        assert torch.equal(mask, RandomMask(0.6).draw(rng("a", "b"), (2, 3, 9, 10)))
 
 
 def test_box_mask_defaults_are_the_published_ones():
@@ -130,6 +145,9 @@ def test_file_mask_errors(tmp_path):
 def test_errors():
     with pytest.raises(ValueError, match=r"missing must lie in \[0, 1\), got 70"):
         RandomMask(70)
+    for wrong in ((0.7, 0.3), (0.3, 1.0), (-0.1, 0.5), (0.1, 0.2, 0.3)):
+        with pytest.raises(ValueError, match=r"got \(.*\); a range is \[least, largest\]"):
+            RandomMask(wrong)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="size must be one positive whole number or two"):
         BoxMask(size=0)
     with pytest.raises(ValueError, match=r"size must be .* or two \(h, w\), got \(3,\)"):

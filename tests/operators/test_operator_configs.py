@@ -24,6 +24,7 @@ SHAPES = {
     "mri_multi_coil": (2, 2, 64, 64),
     "gaussian_phase_retrieval": (2, 3, 16, 16),
     "ct": (2, 1, 24, 24),
+    "dense_sensing": (2, 3, 16, 16),
 }
 
 
