@@ -23,7 +23,17 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from plugip.options import nearest
 
 # Rooms that write files, read argv or build further configs: no config has business there.
-CLOSED_ROOMS = ("building", "cli", "experiment", "figures", "record", "testing", "training")
+CLOSED_ROOMS = (
+    "building",
+    "cli",
+    "experiment",
+    "figures",
+    "fitting",
+    "gallery",
+    "record",
+    "testing",
+    "training",
+)
 TENSORS = ("tensor", "zeros", "ones", "full", "eye", "linspace", "arange", "device")
 SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 

@@ -44,6 +44,7 @@ DOORS = {
     "cv2": {"data", "record", "operators"},
     "accelerate": {"experiment", "training"},
     "deepinv": {"bridges"},
+    "transformers": {"priors"},
 }
 
 

@@ -11,6 +11,7 @@ from plugip.path import (
     EDMPath,
     FlowPath,
     Prediction,
+    ShiftedFlowPath,
     ValueRange,
     VEPath,
     VPPath,
@@ -20,9 +21,8 @@ from plugip.path import (
 
 PATHS = [FlowPath(), VPPath(), VPPath(0.2, 12.0), DiscretePath.linear(), DiscretePath.linear(50)]
 PATHS += [DiscretePath.cosine(), EDMPath(), EDMPath(20.0, 5.0), VEPath(), VEPath(50.0, 1.0)]
-PRESERVING = [
-    path for path in PATHS if not isinstance(path, FlowPath) and type(path) is not VEPath
-]
+PATHS += [ShiftedFlowPath(3.0), ShiftedFlowPath(0.5)]
+PRESERVING = [path for path in PATHS if type(path) not in (FlowPath, ShiftedFlowPath, VEPath)]
 TIMES = torch.linspace(0.001, 1, 777, dtype=torch.float64)
 
 
@@ -187,3 +187,12 @@ def test_ranges_map_onto_the_signed_one_and_back(bounds):
     ends = torch.tensor([bounds.low, (bounds.low + bounds.high) / 2, bounds.high])
     assert_close(bounds.from_signed(x), ends.double())
     assert_close(bounds.to_signed(bounds.from_signed(x)), x)
+
+
+def test_a_shifted_flow_has_the_flow_s_states_at_shifted_times():
+    path, t = ShiftedFlowPath(3.0), torch.tensor([0, 1 / 3, 0.5, 2 / 3, 1], dtype=torch.float64)
+    assert path.sigma(t).tolist() == pytest.approx([0, 0.6, 0.75, 6 / 7, 1])
+    assert path.alpha(t).tolist() == pytest.approx([1, 0.4, 0.25, 1 / 7, 0])
+    assert_close(ShiftedFlowPath(1.0).sigma(t), FlowPath().sigma(t))
+    with pytest.raises(ValueError, match="shift must be positive, got -1"):
+        ShiftedFlowPath(-1)

@@ -17,6 +17,7 @@ from plugip.priors.adm_weights import misfits, read_weights, to_unet
 from plugip.priors.declaration import PATHS
 from plugip.priors.diffusers_unet import DiffusersUNet
 from plugip.priors.probe import probe as run_probe
+from plugip.priors.runtime import Runtime
 from plugip.priors.tensors import WeightsError
 
 FOLDER = "models"  # where the READMEs of these checkpoints put them
@@ -49,6 +50,7 @@ def load_adm(
     schedule: str | None = None,
     label: int | None = None,
     probe: bool = True,
+    runtime: Runtime | None = None,
 ) -> DiffusersUNet:
     """Loads an ADM checkpoint as a prior; predictions are epsilon, images lie in [-1, 1].
 
@@ -64,6 +66,7 @@ def load_adm(
             preset's, or ddpm.
         label: Class of the images to restore, for a class-conditional network.
         probe: Whether to check that the network denoises a known picture.
+        runtime: How the network is run; as it is by default.
 
     Returns:
         The prior, in float32 on the CPU; its counter is zero.
@@ -78,7 +81,7 @@ def load_adm(
     prior = to_prior(open_adm(source, preset, architecture, schedule, label))
     if probe:
         run_probe(prior)
-    return prior
+    return prior.equip(runtime)
 
 
 def to_prior(checkpoint: Checkpoint) -> DiffusersUNet:

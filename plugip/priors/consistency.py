@@ -15,6 +15,7 @@ from plugip.priors.diffusers_unet import unet_shape
 from plugip.priors.edm import OUTPUTS, preconditioning
 from plugip.priors.generator import Range, SeedPrior, probe_images
 from plugip.priors.network import call_network, state_shape
+from plugip.priors.runtime import Runtime
 from plugip.priors.weights import find_folder, load_unet
 from plugip.reverse import CLIPS
 
@@ -46,6 +47,7 @@ class ConsistencyPrior(SeedPrior):
         clip: Clip mode for the estimates, the last one included: none, hard or
             straight_through. OpenAI's sampler clips hard, which stops gradients where it acts.
         probe: Whether to check that its images fill their range.
+        runtime: How the network is run; as it is by default.
 
     Attributes:
         shape: Shape of one seed: that of a state, with the number of levels in front if there are
@@ -73,6 +75,7 @@ class ConsistencyPrior(SeedPrior):
         value_range: Range = SIGNED,
         clip: str = "none",
         probe: bool = True,
+        runtime: Runtime | None = None,
     ) -> None:
         super().__init__()
         choose(OUTPUTS, output, "output")
@@ -86,6 +89,7 @@ class ConsistencyPrior(SeedPrior):
         self.freeze()
         if probe:
             probe_images(self)
+        self.equip(runtime)
 
     @classmethod
     def from_pretrained(
@@ -98,6 +102,7 @@ class ConsistencyPrior(SeedPrior):
         value_range: Range = SIGNED,
         clip: str = "none",
         probe: bool = True,
+        runtime: Runtime | None = None,
     ) -> ConsistencyPrior:
         """Loads a diffusers folder with a consistency UNet, from the disk or else from the hub.
 
@@ -111,6 +116,7 @@ class ConsistencyPrior(SeedPrior):
             value_range: Range of its clean images.
             clip: Clip mode for the estimates.
             probe: Whether to check that its images fill their range.
+            runtime: How the network is run; as it is by default.
 
         Raises:
             WeightsError: If a file is missing or not what its name says.
@@ -119,7 +125,7 @@ class ConsistencyPrior(SeedPrior):
         """
         network = load_unet(find_folder(str(source)))
         settings = (levels, sigma_data, sigma_min, "raw", noise_scale, value_range, clip)
-        return cls(network, unet_shape(network, 1), *settings, probe=probe)
+        return cls(network, unet_shape(network, 1), *settings, probe=probe, runtime=runtime)
 
     def decode(self, h: Tensor) -> Tensor:
         """Maps seeds (B, *shape) to images in [-1, 1], (B, C, H, W); one NFE for each level."""
@@ -133,7 +139,7 @@ class ConsistencyPrior(SeedPrior):
     def estimate(self, x: Tensor, level: float) -> Tensor:
         """Returns the clipped f(x, level) for states of one noise level, (B, C, H, W); one NFE."""
         sigma = torch.tensor(level, dtype=torch.float64)
-        return self.clip(self.counted(self._answer(x, sigma)), self.output_range)
+        return self.clip(self.counted(self.runtime.run(self._answer, x, sigma)), self.output_range)
 
     def _answer(self, x: Tensor, sigma: Tensor) -> Tensor:
         if self.returns == "denoised":

@@ -94,13 +94,26 @@ def _read_card(file: File) -> dict[str, Any]:
     return facts
 
 
+def read_scheduler(folder: File) -> Any:
+    """Returns the scheduler of a diffusers folder, or None if there is no config of one.
+
+    Raises:
+        ValueError: If it is none, or asks for what plugip cannot read.
+    """
+    file = _scheduler_file(folder)
+    return None if file is None else _build_scheduler(read_json(file), file)
+
+
+def _scheduler_file(folder: File) -> File | None:
+    return next((folder / name for name in SCHEDULERS if (folder / name).is_file()), None)
+
+
 def _read_scheduler(folder: File) -> dict[str, Any]:
-    """Reads a diffusers scheduler config; nothing if there is none."""
-    file = next((folder / name for name in SCHEDULERS if (folder / name).is_file()), None)
+    """Reads prediction and path from a scheduler's config; nothing if there is none."""
+    file, scheduler = _scheduler_file(folder), read_scheduler(folder)
     if file is None:
         return {}
     config = read_json(file)
-    scheduler = _build_scheduler(config, file)
     if type(scheduler).__name__.startswith("FlowMatch"):
         scale = scheduler.config.num_train_timesteps
         return {"prediction": Prediction.VELOCITY, "path": FlowPath(), "time_scale": scale}
@@ -120,6 +133,8 @@ def _build_scheduler(config: dict[str, Any], file: File) -> Any:
         raise _unsupported(file, name)
     if config.get("rescale_betas_zero_snr"):
         raise _unsupported(file, "rescale_betas_zero_snr, a noise level without any image")
+    if config.get("invert_sigmas"):
+        raise _unsupported(file, "invert_sigmas, a flow whose time runs from noise to data")
     make: Any = kind
     try:
         scheduler = make.from_config(config)

@@ -13,6 +13,7 @@ from plugip.path import SIGNED, UNIT, DiscretePath, Path, Prediction, ValueRange
 from plugip.priors.declaration import PATHS, declare
 from plugip.priors.probe import NetworkPrior
 from plugip.priors.probe import probe as run_probe
+from plugip.priors.runtime import Runtime
 from plugip.priors.weights import find_folder, load_unet, require_pipeline
 
 
@@ -65,12 +66,13 @@ class DiffusersUNet(NetworkPrior):
         space_to_depth: int | None = None,
         time_scale: float | None = None,
         probe: bool = True,
+        runtime: Runtime | None = None,
     ) -> DiffusersUNet:
         """Loads a diffusers folder, from the disk or else from the Hugging Face hub.
 
         What an argument leaves open is read from ``plugip_prior.json`` beside the weights, then
-        from the scheduler's config; nothing is guessed. Computes in float32, whatever the file
-        holds.
+        from the scheduler's config; nothing is guessed. The weights are read as float32, whatever
+        the file holds.
 
         Args:
             source: A folder with ``config.json`` and weights, a pipeline folder with ``unet/`` and
@@ -83,6 +85,7 @@ class DiffusersUNet(NetworkPrior):
             space_to_depth: Side of the pixel blocks in the network's channels; 1 by default.
             time_scale: Factor from t to the time input on a continuous path; 1000 by default.
             probe: Whether to check that these settings denoise a known picture.
+            runtime: How the network is run; as it is by default.
 
         Returns:
             The prior, on the CPU.
@@ -113,7 +116,12 @@ class DiffusersUNet(NetworkPrior):
         )
         if probe:
             run_probe(prior)
-        return prior
+        return prior.equip(runtime)
+
+    @property
+    def network(self) -> nn.Module:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The network, under the name that it has in other priors."""
+        return self.net
 
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Returns the network's own prediction, (B, *shape), without variance channels."""

@@ -12,6 +12,7 @@ from plugip.priors.declaration import as_range
 from plugip.priors.network import call_network, state_shape
 from plugip.priors.probe import RANGES, NetworkPrior
 from plugip.priors.probe import probe as run_probe
+from plugip.priors.runtime import Runtime
 
 OUTPUTS = {
     "denoised": "D(x; sigma), the network does its preconditioning itself and is given sigma",
@@ -65,9 +66,11 @@ class EDMPrior(NetworkPrior):
         value_range: Range of its clean images; None for latents without one.
         path: Path along which to serve it; ``EDMPath(sigma_max)`` by default.
         probe: Whether to check that these settings denoise a known picture.
+        runtime: How the network is run; as it is by default.
 
     Raises:
-        ValueError: If a level is out of order, or a shape, range or name is not understood.
+        ValueError: If a level is out of order, a shape, range or name is not understood, or the
+            network cannot be run so.
         ProbeError: If the network does not denoise under these settings.
 
     Source: Karras et al. 2022 (EDM).
@@ -89,6 +92,7 @@ class EDMPrior(NetworkPrior):
         value_range: ValueRange | Sequence[float] | None = SIGNED,
         path: Path | None = None,
         probe: bool = True,
+        runtime: Runtime | None = None,
     ) -> None:
         super().__init__()
         choose(OUTPUTS, output, "output")
@@ -105,6 +109,7 @@ class EDMPrior(NetworkPrior):
         self.freeze()
         if probe:
             run_probe(self)
+        self.equip(runtime)
 
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.path.coefficients(t, x_t)

@@ -1,4 +1,4 @@
-"""Priors with exact answers: a Gaussian and a mixture of Gaussians."""
+"""A Gaussian prior with exact answers: independent pixels, or a dense covariance."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from plugip.path import SIGNED, FlowPath, Path, ValueRange
-from plugip.prior import Prior
+from plugip.priors.density import DensityPrior, gain, gaussian_log, noisy_std
+from plugip.rng import Rng
 
 
-class GaussianPrior(Prior):
+class GaussianPrior(DensityPrior):
     r"""Images drawn from one normal distribution; E[x_0 | x_t] in closed form.
 
     .. math:: E[x_0 | x_t] = m + \alpha C (\alpha^2 C + \sigma^2 I)^{-1} (x_t - \alpha m)
@@ -22,7 +23,8 @@ class GaussianPrior(Prior):
             (C, H, W); in the units of ``value_range``.
         path: Noise path; the rectified flow by default.
         value_range: Range of the images' values.
-        covariance: Instead of ``std``: C for flattened images, (d, d) with d = C H W.
+        covariance: Instead of ``std``: C for flattened images, (d, d) with d = C H W. For large
+            images use ``LowRankGaussian``.
         shape: Shape (C, H, W) where ``mean`` is a number.
 
     Raises:
@@ -61,85 +63,30 @@ class GaussianPrior(Prior):
         self.freeze()
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        mean, variances = self.mean.to(x_t), self.variances.to(x_t)
+        mean = self.mean.to(x_t)
         alpha, sigma = self.path.coefficients(t, x_t)
-        rest = self._to_axes(x_t - alpha * mean)
-        gain = alpha * variances / (alpha**2 * variances + sigma**2)
-        return mean + self._from_axes(gain * rest)
+        slope = gain(alpha, sigma, self.variances.to(x_t))
+        return mean + self._from_axes(slope * self._to_axes(x_t - alpha * mean))
+
+    def log_density(self, x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self.path.coefficients(t, x_t)
+        rest = self._to_axes(x_t - alpha * self.mean.to(x_t))
+        scales = noisy_std(alpha, sigma, self.variances.to(x_t).sqrt()).expand_as(rest)
+        return gaussian_log((rest / scales).flatten(1), scales.flatten(1))
+
+    def sample(self, rng: Rng) -> Tensor:
+        noise = rng.normal(self.shape, like=self.mean)
+        return self.mean + self._from_axes(self.variances.sqrt() * noise)
+
+    def covariance_times(self, v: Tensor) -> Tensor:
+        """Returns C v for each of some states, (B, *shape)."""
+        return self._from_axes(self.variances.to(v) * self._to_axes(v))
 
     def _to_axes(self, x: Tensor) -> Tensor:
         return x if self.axes is None else (x.flatten(1) @ self.axes.to(x)).view_as(x)
 
     def _from_axes(self, x: Tensor) -> Tensor:
         return x if self.axes is None else (x.flatten(1) @ self.axes.to(x).T).view_as(x)
-
-
-class GaussianMixturePrior(Prior):
-    r"""Images drawn from a mixture of round Gaussians; E[x_0 | x_t] in closed form.
-
-    .. math:: E[x_0 | x_t] = \sum_k r_k \Big( m_k +
-        \frac{\alpha s_k^2}{\alpha^2 s_k^2 + \sigma^2} (x_t - \alpha m_k) \Big), \quad
-        r_k \propto w_k \mathcal{N}(x_t; \alpha m_k, (\alpha^2 s_k^2 + \sigma^2) I)
-
-    Args:
-        means: Means m_k, (K, C, H, W).
-        stds: Standard deviations s_k >= 0, (K,), in the units of ``value_range``.
-        weights: Positive weights w_k, (K,), scaled to sum to one; equal by default.
-        path: Noise path; the rectified flow by default.
-        value_range: Range of the images' values.
-
-    Raises:
-        ValueError: If the shapes do not fit, a weight is not positive or a deviation is negative.
-
-    Source: Bishop 2006, section 2.3.9, with the posterior of each component as above.
-    """
-
-    means: Tensor
-    variances: Tensor
-    log_weights: Tensor
-
-    def __init__(
-        self,
-        means: Tensor,
-        stds: Tensor | Sequence[float],
-        weights: Tensor | Sequence[float] | None = None,
-        path: Path | None = None,
-        value_range: ValueRange = SIGNED,
-    ) -> None:
-        super().__init__()
-        means = torch.as_tensor(means)
-        count = len(means) if means.ndim == 4 else 0
-        stds = torch.as_tensor(stds, dtype=means.dtype)
-        weights = torch.ones_like(stds) if weights is None else weights
-        weights = torch.as_tensor(weights, dtype=means.dtype)
-        if not count or stds.shape != (count,) or weights.shape != (count,):
-            raise ValueError(
-                "means (K, C, H, W), stds (K,) and weights (K,) must agree, got "
-                f"{tuple(means.shape)}, {tuple(stds.shape)} and {tuple(weights.shape)}"
-            )
-        if not bool((weights > 0).all()) or not bool((stds >= 0).all()):
-            raise ValueError("weights must be positive and stds not negative")
-        self.shape, self.path = tuple(means.shape[1:]), path or FlowPath()
-        self.value_range = value_range
-        self.register_buffer("means", means)
-        self.register_buffer("variances", stds.square())
-        self.register_buffer("log_weights", (weights / weights.sum()).log())
-        self.freeze()
-
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        x = x_t.flatten(1).unsqueeze(1)  # (B, 1, d) against K components
-        means, variances = self.means.to(x).flatten(1), self.variances.to(x)[:, None]
-        alpha, sigma = self.path.coefficients(t, x)
-        rest = x - alpha * means
-        spread = alpha**2 * variances + sigma**2
-        centres = means + alpha * variances / spread * rest
-        return (self._shares(rest, spread) * centres).sum(1).view_as(x_t)
-
-    def _shares(self, rest: Tensor, spread: Tensor) -> Tensor:
-        """Returns the components' posterior weights, (B, K, 1); softmax keeps them finite."""
-        nats = rest.square().sum(2, keepdim=True) / spread + rest.shape[2] * spread.log()
-        nats = nats - nats.amin(1, keepdim=True).detach()  # before it can drown the weights
-        return (self.log_weights.to(rest)[:, None] - nats / 2).softmax(1)
 
 
 def _full(mean: Tensor | float, shape: Sequence[int] | None) -> Tensor:
@@ -159,7 +106,7 @@ def _variances(std: Tensor, mean: Tensor) -> Tensor:
         raise ValueError("std must not be negative")
     if torch.broadcast_shapes(std.shape, mean.shape) != mean.shape:
         raise ValueError(f"std {tuple(std.shape)} does not fit a mean {tuple(mean.shape)}")
-    return std.square()
+    return std.square().expand_as(mean).contiguous()
 
 
 def _principal(covariance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from plugip.path import SIGNED, Path, ValueRange
-from plugip.prior import Prior, lacks_denoiser
+from plugip.prior import lacks_denoiser
 from plugip.priors.declaration import as_range
 from plugip.priors.network import only_tensor
 from plugip.priors.probe import RANGES, ProbeError, range_misfit
+from plugip.priors.runtime import Equipped, Runtime
 from plugip.priors.tensors import WeightsError, shortened
 
 Range = ValueRange | Sequence[float]
 
 
-class SeedPrior(Prior):
+class SeedPrior(Equipped):
     """A prior that makes images from seeds z ~ N(0, I), and has no E[x_0 | x_t].
 
     Methods that optimise a seed use it as they use a reverse process; its seed takes the place of
@@ -108,12 +109,13 @@ class GeneratorPrior(SeedPrior):
         shape: Shape of one seed, such as [512] or [100, 1, 1].
         value_range: Range of the network's images: [-1, 1] for a tanh, [0, 1] for a sigmoid.
         probe: Whether to check that its images fill that range.
+        runtime: How the network is run; as it is by default.
 
     Attributes:
         image_shape: Found by one call with z = 0.
 
     Raises:
-        ValueError: If the network cannot take such a seed, or makes no images.
+        ValueError: If the network cannot take such a seed, makes no images, or cannot be run so.
         ProbeError: If the images do not fit the range, or do not depend on the seed.
 
     Source: Bora et al. 2017 (compressed sensing using generative models).
@@ -127,6 +129,7 @@ class GeneratorPrior(SeedPrior):
         shape: Sequence[int],
         value_range: Range = SIGNED,
         probe: bool = True,
+        runtime: Runtime | None = None,
     ) -> None:
         super().__init__()
         self.network, self.shape = network, tuple(int(n) for n in shape)
@@ -135,6 +138,7 @@ class GeneratorPrior(SeedPrior):
         self._image_shape = self.measure_image()
         if probe:
             probe_images(self)
+        self.equip(runtime)
 
     @classmethod
     def from_torchscript(
@@ -161,8 +165,8 @@ class GeneratorPrior(SeedPrior):
 
     def decode(self, h: Tensor) -> Tensor:
         """Maps seeds (B, *shape) to images in [-1, 1], (B, C, H, W); one NFE."""
-        made = self.counted(only_tensor(self.network, self.network(h)))
-        return self.output_range.to_signed(made)
+        made = self.runtime.run(lambda z: only_tensor(self.network, self.network(z)), h)
+        return self.output_range.to_signed(self.counted(made))
 
 
 def _run_torchscript(file: File) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -12,7 +13,8 @@ def call_network(network: nn.Module, x: Tensor, time: Tensor, time_first: bool =
     """Returns a network's output in the type of its input.
 
     Args:
-        network: Any module (x, time) -> output; computes in the type of its own weights.
+        network: Any module (x, time) -> output; computes in the type of its own weights, or, under
+            autocast, in those that autocast chooses.
         x: States, (B, ...).
         time: The network's time input, () or (B,); it receives (B,).
         time_first: Whether it is called as (time, x).
@@ -24,7 +26,8 @@ def call_network(network: nn.Module, x: Tensor, time: Tensor, time_first: bool =
         TypeError, ValueError: If the output is no tensor, or not of the shape of ``x``.
     """
     weights = (w for w in network.parameters() if w.is_floating_point())
-    states = x.to(next(weights, x).dtype)
+    like = x if torch.is_autocast_enabled(x.device.type) else next(weights, x)
+    states = x.to(like.dtype)  # under autocast a time of 999 must not become a bfloat16 here
     times = time.to(states).expand(len(states))
     made = network(times, states) if time_first else network(states, times)
     output = only_tensor(network, made)

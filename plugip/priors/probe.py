@@ -11,6 +11,7 @@ from torch import Tensor
 from plugip.linalg import norm
 from plugip.path import SIGNED, UNIT, Prediction, ValueRange, to_x0
 from plugip.prior import Prior, probe_signal
+from plugip.priors.runtime import Equipped
 from plugip.reverse import reverse
 
 # Noise levels sigma / (sigma + alpha w), w being half the width of the range, so that picture and
@@ -34,7 +35,7 @@ class ProbeError(ValueError):
     """Says in one sentence how a prior fails on a known picture, and what works instead."""
 
 
-class NetworkPrior(Prior):
+class NetworkPrior(Equipped):
     """A prior whose network could be read in other ways, so that the probe can name the right one.
 
     Attributes:
@@ -46,7 +47,7 @@ class NetworkPrior(Prior):
     readings: tuple[Prediction, ...] = tuple(Prediction)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        return self.read(self.prediction, self.output(x_t, t), x_t, t)
+        return self.read(self.prediction, self.runtime.run(self.output, x_t, t), x_t, t)
 
     @abstractmethod
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from plugip.priors.declaration import PREDICTIONS, as_range
 from plugip.priors.network import call_network, state_shape
 from plugip.priors.probe import RANGES, NetworkPrior
 from plugip.priors.probe import probe as run_probe
+from plugip.priors.runtime import Runtime
 
 
 class VelocityPrior(NetworkPrior):
@@ -52,9 +53,11 @@ class VelocityPrior(NetworkPrior):
         prediction: What its output means: velocity, or sample or epsilon for networks that
             predict x_0 or the noise on the same path.
         probe: Whether to check that these settings denoise a known picture.
+        runtime: How the network is run; as it is by default.
 
     Raises:
-        ValueError: If the two times are equal, or a shape, range or name is not understood.
+        ValueError: If the two times are equal, a shape, range or name is not understood, or the
+            network cannot be run so.
         ProbeError: If the network does not denoise under these settings.
 
     Source: Lipman et al. 2023 (flow matching); Liu et al. 2023 (rectified flow); Tong et al. 2024
@@ -73,6 +76,7 @@ class VelocityPrior(NetworkPrior):
         value_range: ValueRange | Sequence[float] | None = SIGNED,
         prediction: Prediction | str = Prediction.VELOCITY,
         probe: bool = True,
+        runtime: Runtime | None = None,
     ) -> None:
         super().__init__()
         if data_at == noise_at:
@@ -85,6 +89,7 @@ class VelocityPrior(NetworkPrior):
         self.freeze()
         if probe:
             run_probe(self)
+        self.equip(runtime)
 
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
         return call_network(self.network, x_t, self.time_input(t), self.time_first)

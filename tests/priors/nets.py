@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -130,3 +132,22 @@ def fix(network: nn.Module, scale: float = 0.5) -> None:
     with torch.no_grad():
         for i, w in enumerate(network.parameters()):
             w.copy_(scale * normal(*w.shape, seed=i))
+
+
+def make_unet(seed: int = 0, out_channels: int = 3, **changes: Any) -> Any:
+    """A tiny random UNet2DModel; ``changes`` of its config."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    settings = {
+        "sample_size": 8,
+        "in_channels": 3,
+        "out_channels": out_channels,
+        "block_out_channels": (8, 8),
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return UNet2DModel(**(settings | changes)).eval()

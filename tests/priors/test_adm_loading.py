@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from adm_reference import TINY, RandomFile
+from configs import prior_config
 from omegaconf import OmegaConf
 
 from plugip.building import BuildError, build
@@ -37,7 +38,7 @@ def load(file, **options):
 
 
 def config(name, **changes):
-    return OmegaConf.merge(OmegaConf.load(CONFIGS / f"{name}.yaml"), changes)
+    return OmegaConf.merge(prior_config(name), changes)
 
 
 # --- configs

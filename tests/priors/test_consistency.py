@@ -2,10 +2,10 @@
 
 import inspect
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from configs import prior_config
 from nets import TinyNet, normal, per_image
 from omegaconf import OmegaConf
 from torch import nn
@@ -22,7 +22,6 @@ from plugip.testing import check_prior
 from plugip.testing.methods import Attenuate
 
 SHAPE, MEAN, STD = (3, 8, 8), 0.2 * normal(3, 8, 8, seed=5), 0.4
-CONF = Path(__file__).resolve().parents[2] / "conf" / "prior" / "consistency.yaml"
 
 
 class GaussianConsistency(nn.Module):
@@ -184,14 +183,14 @@ def test_a_wrong_range_is_refused():
 
 def test_the_config_lists_every_argument():
     wanted = set(inspect.signature(ConsistencyPrior.from_pretrained).parameters)
-    assert set(OmegaConf.load(CONF)) - {"_target_"} == wanted
+    assert set(prior_config("consistency")) - {"_target_"} == wanted
 
 
 def test_the_config_loads_a_diffusers_folder(unet, tmp_path):
     net = unet()
     net.save_pretrained(tmp_path / "unet")
     given = {"source": str(tmp_path), "levels": [80.0, 3.52], "probe": False}
-    prior = build(OmegaConf.merge(OmegaConf.load(CONF), given))
+    prior = build(OmegaConf.merge(prior_config("consistency"), given))
     want = ConsistencyPrior(net, SHAPE, [80.0, 3.52], probe=False)
     z = normal(1, *want.shape).float()
     torch.testing.assert_close(prior.decode(z), want.decode(z))

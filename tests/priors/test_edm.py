@@ -3,10 +3,10 @@
 import inspect
 import math
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
+from configs import prior_config
 from nets import GaussianEDM, TinyNet, normal
 from omegaconf import OmegaConf
 from torch import nn
@@ -22,7 +22,6 @@ SHAPE = (2, 3, 4)
 MEAN = 0.3 * normal(*SHAPE, seed=5)
 PATHS = [EDMPath(), VEPath(), FlowPath(), VPPath(), DiscretePath.linear()]
 TIMES = [torch.tensor(0.5), torch.tensor([0.3, 0.6, 0.9])]
-CONF = Path(__file__).resolve().parents[2] / "conf" / "prior" / "edm.yaml"
 
 
 def close(a, b, tolerance=1e-9):
@@ -202,12 +201,12 @@ class Persistent:
 def config(source):
     loaded = {"network": {"_target_": "nets.TinyNet"}, "source": str(source)}
     given = {"network": loaded, "shape": list(SHAPE), "output": "raw", "probe": False}
-    return OmegaConf.merge(OmegaConf.load(CONF), given)
+    return OmegaConf.merge(prior_config("edm"), given)
 
 
 def test_the_config_lists_every_argument():
     wanted = set(inspect.signature(EDMPrior).parameters)
-    assert set(OmegaConf.load(CONF)) - {"_target_"} == wanted
+    assert set(prior_config("edm")) - {"_target_"} == wanted
 
 
 def test_the_config_builds_an_exported_network(tmp_path):

@@ -2,10 +2,10 @@
 
 import ast
 import inspect
-from pathlib import Path
 
 import pytest
 import torch
+from configs import prior_config
 from omegaconf import OmegaConf
 
 from plugip.building import build
@@ -14,8 +14,6 @@ from plugip.prior import probe_signal
 from plugip.priors import DiffusersUNet, GaussianPrior
 from plugip.priors.embedded import FACES64, faces64
 from plugip.testing import check_prior
-
-CONF = Path(__file__).resolve().parents[2] / "conf" / "prior"
 
 
 def test_faces64_is_what_its_card_says(faces):
@@ -69,10 +67,6 @@ def imports(nodes):
 
 
 # --- configs
-
-
-def prior_config(name):
-    return OmegaConf.load(CONF / f"{name}.yaml")
 
 
 @pytest.mark.parametrize(

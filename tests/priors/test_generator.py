@@ -1,11 +1,11 @@
 """Maps from seeds to images: inversion in closed form, costs, refusals, TorchScript, configs."""
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from configs import prior_config
 from nets import Affine, TinyGAN, normal
 from omegaconf import OmegaConf
 from torch import nn
@@ -26,7 +26,6 @@ from plugip.reverse import Generator
 from plugip.stopping import Budget, Stopped
 from plugip.testing import check_prior
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "prior"
 IMAGE = (3, 4, 4)
 
 
@@ -277,7 +276,7 @@ def test_files_that_are_no_torchscript(tmp_path):
     [("generator", GeneratorPrior), ("torchscript", GeneratorPrior.from_torchscript)],
 )
 def test_configs_list_every_argument(name, target):
-    conf = OmegaConf.load(CONF / f"{name}.yaml")
+    conf = prior_config(name)
     assert set(conf) - {"_target_"} == set(inspect.signature(target).parameters)
 
 
@@ -286,12 +285,12 @@ def test_the_config_builds_a_user_s_generator_with_its_weights(tmp_path):
     network = {"_target_": "nets.TinyGAN", "sigmoid": True}
     source = {"network": network, "source": str(tmp_path / "gan.pt"), "key": "g_ema"}
     given = {"network": source, "shape": [6, 1, 1], "value_range": [0, 1]}
-    prior = build(OmegaConf.merge(OmegaConf.load(CONF / "generator.yaml"), given), ["nets"])
+    prior = build(OmegaConf.merge(prior_config("generator"), given), ["nets"])
     z = normal(2, 6, 1, 1).float()
     torch.testing.assert_close(prior.decode(z), 2 * TinyGAN(6, True).eval()(z) - 1)
 
 
 def test_the_config_runs_a_torchscript_file(scripted):
     given = {"source": str(scripted[0]), "shape": [6, 1, 1]}
-    prior = build(OmegaConf.merge(OmegaConf.load(CONF / "torchscript.yaml"), given))
+    prior = build(OmegaConf.merge(prior_config("torchscript"), given))
     assert prior.image_shape == (3, 8, 8)

@@ -1,10 +1,10 @@
 """Flow matching networks: exact in every convention, probed, counted, built from a config."""
 
 import inspect
-from pathlib import Path
 
 import pytest
 import torch
+from configs import prior_config
 from nets import GaussianVelocity, TimeFirst, TinyNet, normal
 from omegaconf import OmegaConf
 from torch import nn
@@ -19,7 +19,6 @@ SHAPE = (2, 3, 4)
 MEAN = 0.3 * normal(*SHAPE, seed=5)
 CONVENTIONS = [(1.0, 0.0), (0.0, 1.0), (999.0, 0.0), (0.0, 1000.0), (-1.0, 3.0)]
 TIMES = [torch.tensor(0.3), torch.tensor([0.2, 0.6, 1.0]), torch.tensor(1.0)]
-CONF = Path(__file__).resolve().parents[2] / "conf" / "prior" / "velocity.yaml"
 
 
 def close(a, b, tolerance=1e-12):
@@ -189,12 +188,12 @@ def test_wrong_arguments_are_explained(make, error, words):
 
 
 def config(**changes):
-    return OmegaConf.merge(OmegaConf.load(CONF), OmegaConf.create(changes))
+    return OmegaConf.merge(prior_config("velocity"), OmegaConf.create(changes))
 
 
 def test_the_config_lists_every_argument():
     wanted = set(inspect.signature(VelocityPrior).parameters)
-    assert set(OmegaConf.load(CONF)) - {"_target_"} == wanted
+    assert set(prior_config("velocity")) - {"_target_"} == wanted
 
 
 def test_the_config_builds_a_user_s_network_with_its_weights(tmp_path):
