@@ -1,429 +1,338 @@
 """Time of each operator beside deepinv's counterpart, and of closed forms beside iteration.
 
-Run: ``python benchmarks/operators.py``, with ``--only blur`` for some of the operators. Both sides
-run in one process, in turn, on one thread; processor time is counted, so that neighbours on the
-machine matter little, and the median of the paired ratios is what counts. Where deepinv offers
-two ways (in space or by Fourier), the faster one is taken. "gap" is the relative difference of the
-two measurements of one image: 0 where both are the same map.
+Run: ``python benchmarks/operators.py --out table.md``, with ``--only blur,ct`` for some of the
+operators. Both sides run in one process, in turn, on one thread; processor time is counted, and
+the shortest time of many rounds, so that neighbours on the machine matter little. Where deepinv
+offers several ways (in space or by Fourier), the fastest one counts. What comes out above the
+limit is measured again, three times as long, before it is believed.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import os
+import platform
+import shlex
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import deepinv
 import torch
+from cases import CASES, Case, dp
+from clock import Duel, alone, keep_memory, owned
 from torch import Tensor
 
+import plugip
 from plugip.linalg import conjugate_gradient
 from plugip.operator import LinearOperator, Operator, SpectralOperator
-from plugip.operators.average_pool import AveragePool
-from plugip.operators.blur import Blur
-from plugip.operators.blur_downsample import BicubicKernel, BlurDownsample
-from plugip.operators.camera_blur import CameraResponseBlur, SaturatedBlur
-from plugip.operators.ct import ParallelBeamCT
-from plugip.operators.decimate import Decimate
-from plugip.operators.denoise import Denoise
-from plugip.operators.dense_field import GaussianPhaseRetrieval, GaussianProjections
-from plugip.operators.diffraction import CodedDiffraction, FarFieldCDI, OctanaryCodes
-from plugip.operators.downsample import BicubicDownsample
-from plugip.operators.frame_average import FrameAverageBlur, PathShifts
-from plugip.operators.grayscale import Grayscale
-from plugip.operators.hadamard import WalshHadamard
-from plugip.operators.inpaint import Inpaint
-from plugip.operators.jpeg import JPEG
-from plugip.operators.kernels import DefocusKernel, MotionKernel
-from plugip.operators.masks import RandomMask
-from plugip.operators.matrix_sensing import BlockSensing, DenseSensing
-from plugip.operators.mri import MultiCoilMRI, SingleCoilMRI, birdcage_maps
-from plugip.operators.mri_masks import ExactLines
-from plugip.operators.near_field import NearFieldHolography
-from plugip.operators.phase import FourierMagnitude
-from plugip.operators.pointwise import Clip, Quantize
-from plugip.operators.ptychography import FourierPtychography, led_grid
-from plugip.operators.sensing_samplers import GaussianMatrix, OrthonormalRows, RandomRows
-from plugip.operators.separable_blur import (
-    AnisotropicGaussianBlur,
-    GaussianBlur,
-    UniformBlur,
-    gaussian_taps,
-)
-from plugip.operators.varying_blur import ConvolutionProduct, ProductConvolution
-from plugip.operators.video import TemporalBlur
 from plugip.rng import Rng
 
-dp: Any = deepinv.physics  # its annotations do not hold
-Call = Callable[[], object]
+LIMIT, AGREE, SAME = 1.10, 1e-6, 0.01
+ROUNDS, SLOW_ROUNDS = 9, 3  # at least; the second where one side iterates
+SMALL, CUT = 0.01, 0.1  # where singular values are below the first, pinv is compared at the second
+NOTES = f"""Times in ms of processor time, the shortest of the rounds; ratio: ours / deepinv, bold
+above {LIMIT:.2f}. "adjoint": the pull-back of a gradient where the operator is not linear. "gap":
+relative difference of the two measurements and of the adjoints, ~0 where both are the same map.
+A result that shares memory with its argument is copied, on both sides."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """One operator and how deepinv builds the same.
+@dataclass
+class Row:
+    """One line of the first table.
 
     Attributes:
-        name: Label in the table.
-        ours: Builds our operator for a side; random parts are drawn later.
-        theirs: Builds deepinv's ways, given our operator with its random parts, and the side.
-        channels: Channels of the images.
-        largest: Largest side that fits into memory.
-        frames: Frames of a video, 0 for images.
+        start: Operator, side, batch.
+        ours: Times in ms, forward and adjoint.
+        theirs: deepinv's; None without a counterpart.
+        gap: Relative difference of measurements and adjoints; None: other maps.
     """
 
-    name: str
-    ours: Callable[[int], Operator]
-    theirs: Callable[[Any, int], list[Any]] | None = None
-    channels: int = 3
-    largest: int = 256
-    frames: int = 0
+    start: str
+    ours: tuple[float, float]
+    theirs: tuple[float, float] | None = None
+    gap: float | None = None
+
+    @property
+    def ratios(self) -> list[float]:
+        """Our times divided by theirs."""
+        return [a / b for a, b in zip(self.ours, self.theirs or (), strict=False)]
+
+    def text(self) -> str:
+        """Returns the line."""
+        if self.theirs is None:
+            f, b = (f"{t:.3f}" for t in self.ours)
+            return f"| {self.start} | {f} | no counterpart | | {b} | no counterpart | | | |"
+        cells = [
+            f"{a:.3f} | {b:.3f} | {f'**{r:.2f}**' if r > LIMIT else f'{r:.2f}'}"
+            for a, b, r in zip(self.ours, self.theirs, self.ratios, strict=True)
+        ]
+        gap = "other map" if self.gap is None else f"{self.gap:.0e}"
+        flag = f"`>{LIMIT:.2f}`" if max(self.ratios) > LIMIT else ""
+        return f"| {self.start} | {' | '.join(cells)} | {gap} | {flag} |"
 
 
-def _window(taps: Tensor) -> Tensor:
-    return torch.outer(taps, taps)[None, None].float()
+@dataclass
+class Closed:
+    """One line of the second table; pairs hold our time and that of conjugate gradients."""
+
+    start: str
+    gaps: list[float]
+    cells: list[str]
+
+    def text(self) -> str:
+        """Returns the line."""
+        flag = "" if max(self.gaps) <= AGREE else f"`>{AGREE:.0e}`"
+        return f"| {self.start} | {' | '.join(self.cells)} | {flag} |"
 
 
-def _taps(ours: Any) -> Tensor:
-    kernel = ours.kernel
-    return kernel if kernel.ndim == 4 else kernel.reshape(-1, 1, *kernel.shape[-2:])
+class Bench:
+    """Measures cases, one side and batch at a time."""
 
+    def __init__(self, seconds: float, lam: float, threads: int) -> None:
+        self.seconds, self.lam = seconds, lam
+        # Several threads work at once, so that their processor times add up.
+        self.timer = time.process_time if threads == 1 else time.perf_counter
+        self.rounds: list[int] = []
 
-def _blurs(kernel: Tensor, padding: str) -> list[Any]:
-    return [dp.Blur(kernel.float(), padding, use_fft=fft) for fft in (False, True)]
+    def row(self, case: Case, side: int, batch: int) -> Row:
+        """Times one operator, forward and adjoint."""
+        operator, x = build(case, side, batch)
+        y, start = operator(x), f"{case.name} | {side} | {batch}"
+        calls = owned(lambda: operator(x), x), owned(back(operator, x, y), y)
+        if case.theirs is None:
+            f, b = (alone(call, self.seconds / 2, self.timer) for call in calls)
+            return Row(start, (f, b))
+        ways = case.theirs(operator, side)
+        z = x.to(torch.complex64) if isinstance(ways[0], dp.PhaseRetrieval) else x
+        v = ways[0].A(z)
+        forwards = [owned(lambda p=p: p.A(z), z) for p in ways]
+        backs = [owned(back_theirs(p, z, v), flat(v)) for p in ways]
+        (f, f_other), (b, b_other) = (
+            self._duel(ours, others).ms
+            for ours, others in zip(calls, (forwards, backs), strict=True)
+        )
+        return Row(start, (f, b), (f_other, b_other), same_map(operator, ways[0], x, z))
 
+    def closed(self, case: Case, side: int) -> Closed | None:
+        """Compares solve_normal and pinv with conjugate gradients; None without a closed form."""
+        operator, x = build(case, side, 1)
+        if not isinstance(operator, LinearOperator) or not has_own(operator, "solve_normal"):
+            return None
+        operator, x = operator.double(), x.to(torch.complex128 if x.is_complex() else torch.double)
+        gaps, cells = zip(*self._solves(operator, x), strict=True)
+        return Closed(f"{case.name} | {side}", [g for g in gaps if g is not None], list(cells))
 
-def _varying(mask_first: bool) -> Callable[[Any, int], list[Any]]:
-    def build(ours: Any, side: int) -> list[Any]:
-        filters, weights = ours.kernels.float()[None, None], ours.weights.float()[None, None]
-        way = {"padding": "reflect", "mask_first": mask_first}
-        return [dp.SpaceVaryingBlur(filters, weights, use_fft=f, **way) for f in (False, True)]
+    def _solves(self, operator: Any, x: Tensor) -> list[tuple[float | None, str]]:
+        def iterate() -> Tensor:
+            return iterated(lambda v: operator.normal(v) + self.lam * v, x)
 
-    return build
+        solved = self._versus(lambda: operator.solve_normal(x, self.lam), iterate)
+        if not has_own(operator, "pinv"):
+            return [solved, (None, "none | | | ")]
+        y, only = operator(x), cut_small(operator, x)
+        # From zero, so the least-squares image of least norm; in the space that is not cut.
+        found = self._versus(
+            lambda: operator.pinv(y),
+            lambda: iterated(lambda v: only(operator.normal(v)), only(operator.adjoint(y))),
+        )
+        return [solved, found]
 
+    def _versus(
+        self, closed: Callable[[], Tensor], iterate: Callable[[], Tensor]
+    ) -> tuple[float, str]:
+        gap = apart(closed(), iterate())
+        ours, cg = Duel(closed, [iterate], self.timer).run(self.seconds / 2, SLOW_ROUNDS).ms
+        return gap, f"{gap:.0e} | {ours:.2f} | {cg:.2f} | {cg / ours:.0f}"
 
-def _ramps(side: int) -> Tensor:
-    ramp = torch.linspace(0, 1, side).expand(side, side)
-    return torch.stack([ramp, 1 - ramp])
-
-
-GAUSS = torch.from_numpy(gaussian_taps(3.0, 61))
-BOX = torch.full((9,), 1 / 9)
-LENSES = [DefocusKernel(0.5, 9, 0.0), DefocusKernel(4.0, 9, 0.0)]
-
-# A new operator is one line here.
-CASES = [
-    Case("Denoise", lambda n: Denoise(), lambda a, n: [dp.Denoising()]),
-    Case(
-        "BicubicDownsample x4",
-        lambda n: BicubicDownsample(4),
-        lambda a, n: [dp.DownsamplingMatlab(4)],
-    ),
-    Case(
-        "AveragePool x4",
-        lambda n: AveragePool(4),
-        lambda a, n: [
-            dp.Downsampling((3, n, n), torch.full((1, 1, 4, 4), 1 / 16), 4, padding="valid")
-        ],
-    ),
-    Case(
-        "BlurDownsample x4, bicubic, circular",
-        lambda n: BlurDownsample(BicubicKernel(4), 4, flip=True, origin=8),
-        lambda a, n: [dp.Downsampling((3, n, n), "bicubic", 4, padding="circular")],
-    ),
-    Case(
-        "Decimate x4",
-        lambda n: Decimate(4),
-        lambda a, n: [dp.Downsampling((3, n, n), None, 4)],
-    ),
-    Case(
-        "Inpaint 70 %",
-        lambda n: Inpaint(RandomMask(0.7)),
-        lambda a, n: [dp.Inpainting((3, n, n), a.mask)],
-    ),
-    Case("Grayscale", lambda n: Grayscale(), lambda a, n: [dp.Decolorize()]),
-    Case(
-        "WalshHadamard 50 %",
-        lambda n: WalshHadamard(RandomRows(0.5, shared=True)),
-        lambda a, n: [dp.SinglePixelCamera(n * n // 2, (3, n, n))],
-    ),
-    Case(
-        "DenseSensing 25 %",
-        lambda n: DenseSensing(GaussianMatrix(0.25, shared=True)),
-        lambda a, n: [dp.CompressedSensing(n * n // 4, (3, n, n), channelwise=True)],
-        largest=64,
-    ),
-    Case("BlockSensing 25 %", lambda n: BlockSensing(OrthonormalRows(0.25, shared=True))),
-    Case(
-        "GaussianBlur 61, circular",
-        lambda n: GaussianBlur(boundary="circular"),
-        lambda a, n: [dp.BlurFFT((3, n, n), _window(GAUSS)), *_blurs(_window(GAUSS), "circular")],
-    ),
-    Case(
-        "GaussianBlur 61, reflect",
-        lambda n: GaussianBlur(),
-        lambda a, n: _blurs(_window(GAUSS), "reflect"),
-    ),
-    Case(
-        "UniformBlur 9, zero",
-        lambda n: UniformBlur(),
-        lambda a, n: _blurs(_window(BOX), "constant"),
-    ),
-    Case("AnisotropicGaussianBlur 9, zero", lambda n: AnisotropicGaussianBlur()),
-    Case(
-        "Blur motion 31, reflect",
-        lambda n: Blur(MotionKernel(31), "reflect", flip=True),
-        lambda a, n: _blurs(_taps(a), "reflect"),
-    ),
-    Case(
-        "Blur motion 31, circular",
-        lambda n: Blur(MotionKernel(31), "circular", flip=True),
-        lambda a, n: [
-            dp.BlurFFT((3, n, n), _taps(a).float()),
-            *_blurs(_taps(a), "circular"),
-        ],
-    ),
-    Case(
-        "Blur defocus 9, reflect",
-        lambda n: Blur(LENSES[1], "reflect", flip=True),
-        lambda a, n: _blurs(_taps(a), "reflect"),
-    ),
-    Case(
-        "ProductConvolution, 2 kernels",
-        lambda n: ProductConvolution(LENSES, _ramps(n), flip=True),
-        _varying(mask_first=True),
-    ),
-    Case(
-        "ConvolutionProduct, 2 kernels",
-        lambda n: ConvolutionProduct(LENSES, _ramps(n), flip=True),
-        _varying(mask_first=False),
-    ),
-    Case(
-        "SingleCoilMRI x4",
-        lambda n: SingleCoilMRI(ExactLines(4)),
-        lambda a, n: [dp.MRI(a.mask.float().expand(-1, 2, n, n), (n, n))],
-        channels=2,
-    ),
-    Case(
-        "MultiCoilMRI x4, 8 coils",
-        lambda n: MultiCoilMRI(birdcage_maps(8, n), ExactLines(4)),
-        lambda a, n: [
-            dp.MultiCoilMRI(
-                a.mask.float().expand(-1, 2, n, n),
-                birdcage_maps(8, n).to(torch.complex64),
-                (n, n),
-            )
-        ],
-        channels=2,
-    ),
-    Case(
-        "ParallelBeamCT, 60 angles",
-        lambda n: ParallelBeamCT(60),
-        lambda a, n: [
-            dp.Tomography(60, n, normalize=False, parallel_computation=p) for p in (True, False)
-        ],
-        channels=1,
-    ),
-    Case("FourierMagnitude", lambda n: FourierMagnitude()),
-    Case("CodedDiffraction, 4 masks", lambda n: CodedDiffraction(OctanaryCodes(4))),
-    Case(
-        "GaussianPhaseRetrieval x1",
-        lambda n: GaussianPhaseRetrieval(GaussianProjections(1.0)),
-        lambda a, n: [dp.RandomPhaseRetrieval(n * n, (1, n, n))],
-        channels=1,
-        largest=64,
-    ),
-    Case("FarFieldCDI", lambda n: FarFieldCDI(object="unit"), channels=1),
-    Case(
-        "NearFieldHolography",
-        lambda n: NearFieldHolography(0.5, 10.0, 1.0, object="phase"),
-        channels=1,
-    ),
-    Case(
-        "FourierPtychography, 25 lamps",
-        lambda n: FourierPtychography(led_grid(5, 4), 12.0, 32, n),
-        channels=1,
-    ),
-    Case("CameraResponseBlur", lambda n: CameraResponseBlur()),
-    Case("SaturatedBlur", lambda n: SaturatedBlur()),
-    Case("FrameAverageBlur", lambda n: FrameAverageBlur(PathShifts())),
-    Case("Clip", lambda n: Clip()),
-    Case("Quantize", lambda n: Quantize()),
-    Case("JPEG 10", lambda n: JPEG(10)),
-    Case("TemporalBlur 7, 8 frames", lambda n: TemporalBlur(), frames=8),
-]
+    def _duel(self, ours: Callable[[], object], ways: list[Callable[[], object]]) -> Duel:
+        result = Duel(ours, ways, self.timer).run(self.seconds, ROUNDS)
+        if result.ratio > LIMIT:
+            result.run(3 * self.seconds, 3 * ROUNDS)
+        self.rounds.append(len(result.times[0]))
+        return result
 
 
 def build(case: Case, side: int, batch: int) -> tuple[Operator, Tensor]:
     """Makes an operator with its random parts, and images for it."""
     frames = (case.frames,) if case.frames else ()
     x = torch.rand(batch, case.channels, *frames, side, side) * 2 - 1
+    x = torch.complex(x, x.flip(-1)) if case.is_complex else x
     rng = Rng(0, "benchmark", [str(i) for i in range(batch)])
     return case.ours(side).realise(rng, tuple(x.shape)), x
 
 
-def back(operator: Operator, x: Tensor, y: Tensor) -> Call:
+def back(operator: Operator, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
     """Returns the adjoint of a linear operator, or the gradient's pull-back of another one."""
     if isinstance(operator, LinearOperator):
         return lambda: operator.adjoint(y)
     return lambda: torch.func.vjp(operator, x)[1](y)[0]
 
 
-def back_theirs(physics: Any, x: Tensor, y: Tensor) -> Call:
+def back_theirs(physics: Any, x: Tensor, y: Any) -> Callable[[], Tensor]:
     """Returns deepinv's adjoint, or the pull-back."""
     if isinstance(physics, dp.LinearPhysics):
         return lambda: physics.A_adjoint(y)
     return lambda: torch.func.vjp(physics.A, x)[1](y)[0]
 
 
-def paired(ours: Call, ways: list[Call], seconds: float) -> tuple[float, float, float]:
-    """Times two functions in turn; returns medians in ms and the median of the paired ratios."""
-    first_looks = {call: _glance(call) for call in (ours, *ways)}
-    theirs = min(ways, key=first_looks.__getitem__)
-    mine, other = first_looks[ours], first_looks[theirs]
-    # Calls of microseconds are timed by the hundred: the clock itself takes one.
-    loops = max(1, int(1e-3 / max(mine, other)))
-    times: list[tuple[float, float]] = []
-    for i in range(_count(seconds, loops * (mine + other))):
-        # The order alternates, so that a drift of the machine hits both sides.
-        first, second = (ours, theirs) if i % 2 else (theirs, ours)
-        pair = {first: _cpu(first, loops), second: _cpu(second, loops)}
-        times.append((pair[ours], pair[theirs]))
-    a, b = (1e3 * statistics.median(t[i] for t in times) for i in (0, 1))
-    return a, b, statistics.median(t / u for t, u in times)
+def same_map(operator: Operator, physics: Any, x: Tensor, z: Tensor) -> float | None:
+    """Returns the relative difference to deepinv's map, both ways; None if it is another map."""
+    y, v = operator(x), physics.A(z)
+    gap = apart(flat(y), flat(v))
+    if gap <= SAME and isinstance(operator, LinearOperator):
+        gap = max(gap, apart(operator.adjoint(y), back_theirs(physics, z, v)()))
+    return gap if gap <= SAME else None
 
 
-def alone(ours: Call, seconds: float) -> float:
-    """Times one function; returns the median in ms."""
-    look = _glance(ours)
-    loops = max(1, int(1e-3 / look))
-    return 1e3 * statistics.median(_cpu(ours, loops) for _ in range(_count(seconds, loops * look)))
+def flat(y: Any) -> Tensor:
+    """Returns a measurement as (B, m); deepinv stacks lists."""
+    if not isinstance(y, Tensor):
+        return torch.cat([part.flatten(1) for part in y], dim=1)
+    return y.flatten(1)
 
 
-def _count(seconds: float, each: float) -> int:
-    return int(min(200, max(5, seconds / each)))
-
-
-def _cpu(call: Call, loops: int = 1) -> float:
-    began = time.process_time()
-    for _ in range(loops):
-        call()
-    return (time.process_time() - began) / loops
-
-
-def _glance(call: Call) -> float:
-    call()  # fills caches, as the first step of any loop does
-    return max(1e-6, statistics.median(_cpu(call) for _ in range(3)))
-
-
-def gap(ours: Tensor, theirs: Tensor) -> float | None:
-    """Returns the relative difference of two measurements; None if their shapes do not agree."""
-    if ours.is_complex() and not theirs.is_complex():
-        ours = torch.view_as_real(ours).movedim(-1, 1)  # deepinv holds the parts as channels
+def apart(ours: Tensor, theirs: Tensor) -> float:
+    """Returns the relative difference, infinite if the sizes do not agree."""
+    if ours.is_complex() and not theirs.is_complex():  # deepinv holds the parts as channels
+        ours = torch.view_as_real(ours).movedim(-1, 1)
     if ours.numel() != theirs.numel():
-        return None
+        return float("inf")
     return float((ours.reshape(theirs.shape) - theirs).norm() / theirs.norm())
 
 
-def row(case: Case, side: int, batch: int, seconds: float) -> str:
-    """Times one operator, forward and adjoint, and writes a line of the table."""
-    operator, x = build(case, side, batch)
-    y = operator(x)
-    start = f"| {case.name} | {side} | {batch} "
-    if case.theirs is None:
-        f, b = alone(lambda: operator(x), seconds), alone(back(operator, x, y), seconds)
-        return f"{start}| {f:.2f} | - | - | {b:.2f} | - | - | |"
-    ways = case.theirs(operator, side)
-    z = x.to(torch.complex64) if isinstance(ways[0], dp.PhaseRetrieval) else x
-    v = ways[0].A(z)
-    f = paired(lambda: operator(x), [lambda p=p: p.A(z) for p in ways], seconds)
-    b = paired(back(operator, x, y), [back_theirs(p, z, v) for p in ways], seconds)
-    times = f"| {f[0]:.2f} | {f[1]:.2f} | {f[2]:.2f} | {b[0]:.2f} | {b[1]:.2f} | {b[2]:.2f} "
-    apart = gap(y, v)
-    return f"{start}{times}| {'other map' if apart is None or apart > 0.01 else f'{apart:.0e}'} |"
+def iterated(matvec: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
+    """Solves by conjugate gradients, to eleven digits of the residual."""
+    return conjugate_gradient(matvec, b, tolerance=1e-11, max_iterations=5000)
 
 
-def closed_row(case: Case, side: int, seconds: float, lam: float) -> str | None:
-    """Compares solve_normal and pinv with conjugate gradients; None without a closed form."""
-    operator, x = build(case, side, 1)
-    if not isinstance(operator, LinearOperator) or not _is_closed(operator):
-        return None
-    operator, x = operator.double(), x.double()
-    y = operator(x)
-
-    def iterate() -> Tensor:
-        return conjugate_gradient(
-            lambda v: operator.normal(v) + lam * v, x, tolerance=1e-9, max_iterations=5000
-        )
-
-    apart = gap(operator.solve_normal(x, lam), iterate())
-    t = paired(lambda: operator.solve_normal(x, lam), [iterate], seconds)
-    solved = f"| {case.name} | {side} | {apart:.0e} | {t[0]:.2f} | {t[1]:.2f} | {1 / t[2]:.0f} "
-    return solved + _pinv_cells(operator, y, seconds)
+def has_own(operator: LinearOperator, name: str) -> bool:
+    """Whether the operator has its own form of a method."""
+    return getattr(type(operator), name) is not getattr(LinearOperator, name)
 
 
-def _pinv_cells(operator: LinearOperator, y: Tensor, seconds: float) -> str:
-    if type(operator).pinv is LinearOperator.pinv:
-        return "| none | - | - | - |"
+def cut_small(operator: LinearOperator, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Returns the projection on what ``pinv`` keeps, after raising rcond where values are small.
 
-    def iterate() -> Tensor:  # from zero, so the least-squares image of least norm
-        b = operator.adjoint(y)
-        return conjugate_gradient(operator.normal, b, tolerance=1e-9, max_iterations=5000)
-
-    if isinstance(operator, SpectralOperator) and _cuts(operator, y):
-        return "| small values cut on purpose | - | - | - |"
-    apart = gap(operator.pinv(y), iterate())
-    t = paired(lambda: operator.pinv(y), [iterate], seconds)
-    return f"| {apart:.0e} | {t[0]:.2f} | {t[1]:.2f} | {1 / t[2]:.0f} |"
-
-
-def _is_closed(operator: LinearOperator) -> bool:
-    return type(operator).solve_normal is not LinearOperator.solve_normal
-
-
-def _cuts(operator: SpectralOperator, y: Tensor) -> bool:
-    s = operator.spectrum(operator.domain_shape(tuple(y.shape))).s
-    top = s.max()
+    Else a residual of eleven digits would not make six digits of the solution.
+    """
+    if not isinstance(operator, SpectralOperator):
+        return lambda v: v
+    a = operator.spectrum(tuple(x.shape)).to(x)
+    top = a.s.max()
     # Values that are zero but for rounding are no loss.
-    return bool(((s > 1e-10 * top) & (s <= operator.rcond * top)).any())
+    if not bool(((a.s > 1e-10 * top) & (a.s <= SMALL * top)).any()):
+        return lambda v: v
+    operator.rcond = CUT
+    kept = (a.s > CUT * top).to(a.s.dtype)
+    return lambda v: a.V(kept * a.Vt(v))
+
+
+def verdict(rows: list[Row], solves: list[Closed]) -> str:
+    """Counts the comparisons of the tables."""
+    ratios = [ratio for row in rows for ratio in row.ratios]
+    faster, slower = sum(r < 1 for r in ratios), sum(r > LIMIT for r in ratios)
+    gaps = [gap for line in solves for gap in line.gaps]
+    return (
+        f"Of {len(ratios)} times, ours are faster: {faster}, within 10 %: "
+        f"{len(ratios) - faster - slower}, slower: {slower}. Of {len(gaps)} closed forms, "
+        f"{sum(gap <= AGREE for gap in gaps)} agree with conjugate gradients to {AGREE:.0e}."
+    )
+
+
+def machine() -> str:
+    """Names the processor and the system."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return (
+        f"{name}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    )
+
+
+def report(bench: Bench, rows: list[Row], solves: list[Closed], kept: bool) -> str:
+    """Writes the whole result as Markdown."""
+    versions = (
+        f"plugip {plugip.__version__}, torch {torch.__version__}, deepinv {deepinv.__version__}"
+    )
+    counts = f"{min(bench.rounds)} to {max(bench.rounds)}" if bench.rounds else "no"
+    setting = f"{torch.get_num_threads()} thread(s), {counts} rounds for each ratio"
+    memory = "freed memory kept" if kept else "freed memory given back (no glibc): more noise"
+    return "\n".join([
+        "# Operators beside deepinv\n",
+        f"{machine()}; {versions}; {setting}; {memory}.",
+        f"Load while it ran: {os.getloadavg()[0]:.1f}.\n" if hasattr(os, "getloadavg") else "",
+        f"`{shlex.join(['python', *sys.argv])}`\n",
+        f"{NOTES}\n",
+        "| operator | side | batch | forward | deepinv | ratio "
+        "| adjoint | deepinv | ratio | gap | |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+        *[row.text() for row in rows],
+        f"\nClosed forms in float64, damping {bench.lam}; CG: conjugate gradients to a residual",
+        f"of 1e-11. pinv is compared at rcond = {CUT} where singular values are below {SMALL}.\n",
+        "| operator | side | solve_normal - CG | ms | CG ms | times faster "
+        "| pinv - CG | ms | CG ms | times faster | |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+        *[line.text() for line in solves],
+        f"\n{verdict(rows, solves)}\n",
+    ])  # fmt: skip
+
+
+def chosen(only: str) -> list[Case]:
+    """Returns the cases whose names hold one of the words, given with commas between them."""
+    words = [word.strip().lower() for word in only.split(",")]
+    cases = [case for case in CASES if any(word in case.name.lower() for word in words)]
+    if not cases:
+        raise SystemExit(f"no operator has {only!r} in its name; there are: "
+                         + "; ".join(case.name for case in CASES))  # fmt: skip
+    return cases
+
+
+def measured(bench: Bench, args: argparse.Namespace) -> tuple[list[Row], list[Closed]]:
+    """Measures all that was asked for, and tells how far it is."""
+    cases = chosen(args.only)
+    pairs = [(c, s) for c in cases for s in c.fitting(args.sides)]
+    jobs = [(c, s, b) for c, s in pairs for b in args.batches]
+    rows, solves, began = [], [], time.perf_counter()
+
+    def tell(text: str) -> None:
+        done = f"{len(rows)}/{len(jobs)} + {len(solves)}/{len(pairs)}"
+        print(f"{time.perf_counter() - began:5.0f} s  {done}  {text}", file=sys.stderr, flush=True)
+
+    for case, side, batch in jobs:
+        rows.append(bench.row(case, side, batch))
+        tell(rows[-1].text())
+    for case, side in pairs:
+        solves.append(bench.closed(case, side))
+        tell(f"{case.name} {side}: {'iterates' if solves[-1] is None else solves[-1].text()}")
+    return rows, [line for line in solves if line is not None]
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Measures, and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="parts of operators' names, comma between them")
+    parser.add_argument("--out", type=Path, help="file for the Markdown tables")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each comparison")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each comparison")
     parser.add_argument("--lam", type=float, default=0.01, help="damping of solve_normal")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="", help="part of the operator's name")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", message="Complex modules are a new feature")
-    cases = [c for c in CASES if args.only.lower() in c.name.lower()]
-    print(f"torch {torch.__version__}, deepinv {deepinv.__version__}, {args.threads} thread(s)\n")
-    print(
-        "| operator | side | batch | forward ms | deepinv | ratio | adjoint or VJP ms "
-        "| deepinv | ratio | gap |\n|---|---|---|---|---|---|---|---|---|---|"
-    )
-    for case in cases:
-        for side in [s for s in args.sides if s <= case.largest]:
-            for batch in args.batches:
-                print(row(case, side, batch, args.seconds), flush=True)
-    print(
-        "\n| operator | side | solve_normal - CG | ms | CG ms | times faster | pinv - CG | ms "
-        "| CG ms | times faster |\n|---|---|---|---|---|---|---|---|---|---|"
-    )
-    for case in cases:
-        for side in [s for s in args.sides if s <= case.largest]:
-            line = closed_row(case, side, args.seconds, args.lam)
-            if line is not None:
-                print(line, flush=True)
+    bench, kept = Bench(args.seconds, args.lam, args.threads), keep_memory()
+    text = report(bench, *measured(bench, args), kept)
+    print(text)
+    if args.out is not None:
+        args.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -39,3 +39,16 @@ class Memo:
         with torch.inference_mode(False):  # what inference mode makes cannot be used in training
             made = make()
         return made, Memo(self._kept | {name: (source, state, made)})
+
+
+class Remembers:
+    """Gives an operator a memo."""
+
+    _memo: Memo = Memo()
+
+    def _remember(self, name: str, source: Tensor, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Returns what ``make`` makes of ``source``; arguments as in ``Memo.recall``."""
+        result, memo = self._memo.recall(name, source, key, make)
+        if memo is not self._memo:  # to set an attribute of a module takes longer than to look
+            self._memo = memo
+        return result

@@ -12,13 +12,8 @@ from torch import Tensor
 
 from plugip.operator import BlindOperator, Shape
 from plugip.operators._options import as_sides
-from plugip.operators.kernel_blur import (
-    KernelBlur,
-    Place,
-    kernel_blur,
-    require_origin,
-    require_reach,
-)
+from plugip.operators.blur import Blur, Origin, tap_origin
+from plugip.operators.correlation import require_fit
 from plugip.operators.separable import BOUNDARIES, fold
 from plugip.options import require_choice
 
@@ -82,7 +77,7 @@ class BlindBlur(BlindOperator[Tensor]):
             256 in DMPlug; the default, 33, is half the side at 64.
         constraint: simplex (softmax over all taps, DMPlug) or nonneg (clamp and normalise).
         boundary: zero (DMPlug, BlindDPS), circular, reflect, symmetric or replicate.
-        origin: Index (row, column) of the tap that sits on the pixel; None: the middle, for odd
+        origin: Tap that lies on the pixel itself, as in ``Blur``; None: the middle, for odd
             sizes. DMPlug's 64 taps have their origin at (31, 31) and their peak at (32, 32), which
             moves its images by one pixel.
         per_channel: One kernel for each channel, instead of one for all.
@@ -100,7 +95,7 @@ class BlindBlur(BlindOperator[Tensor]):
         kernel_size: int | tuple[int, int] = 33,
         constraint: str = "simplex",
         boundary: str = "zero",
-        origin: Place | None = None,
+        origin: Origin = None,
         per_channel: bool = False,
         truth: KernelDraw | None = None,
     ) -> None:
@@ -108,7 +103,7 @@ class BlindBlur(BlindOperator[Tensor]):
         self.kernel_size = as_sides(kernel_size, "kernel_size")
         self.constraint = require_choice(constraint, CONSTRAINTS, "constraint")
         self.boundary = require_choice(boundary, BOUNDARIES, "boundary")
-        self.origin = require_origin(self.kernel_size, origin)
+        self.origin = tap_origin(self.kernel_size, origin)
         self.per_channel = per_channel
         self.learning_rate_hint = CONSTRAINTS[constraint].step
 
@@ -119,8 +114,8 @@ class BlindBlur(BlindOperator[Tensor]):
     def constrain(self, theta: Tensor) -> Tensor:
         return CONSTRAINTS[self.constraint].apply(theta)
 
-    def at(self, theta: Tensor) -> KernelBlur:
-        return kernel_blur(theta, self.boundary, self.origin)
+    def at(self, theta: Tensor) -> Blur:
+        return Blur(theta, self.boundary, origin=self.origin)
 
     def draw_theta(self, rng: Rng, x_shape: Shape) -> Tensor:
         if self.truth is None:
@@ -128,7 +123,7 @@ class BlindBlur(BlindOperator[Tensor]):
         return drawn_kernel(self.truth, rng, x_shape, self.kernel_size, self.origin)
 
     def check_domain(self, x_shape: Shape) -> None:
-        require_reach(self.kernel_size, self.origin, x_shape, self.boundary)
+        require_fit(self.kernel_size, self.origin, x_shape, self.boundary)
 
     def extra_repr(self) -> str:
         return (
@@ -143,7 +138,11 @@ def first_guess(constraint: str, rng: Rng, shape: Shape, like: Tensor) -> Tensor
 
 
 def drawn_kernel(
-    truth: KernelDraw, rng: Rng, x_shape: Shape, size: tuple[int, int], origin: Place
+    truth: KernelDraw,
+    rng: Rng,
+    x_shape: Shape,
+    size: tuple[int, int],
+    origin: tuple[int, int],
 ) -> Tensor:
     """Draws true kernels and places them in a window of ``size``, (B, 1, *size)."""
     drawn = truth.draw(rng, x_shape)

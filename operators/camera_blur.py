@@ -238,7 +238,7 @@ def correlate(x: Tensor, kernel: Tensor, boundary: str) -> Tensor:
     rows, columns = kernels.shape[-2:]
     image = (int(x.shape[-2]), int(x.shape[-1]))
     geometry = Correlation((rows, columns), (rows // 2, columns // 2), boundary, image)
-    return geometry.directly(x, kernels)
+    return geometry.directly(x, kernels[:, None])
 
 
 def _require_sampler(kernel: object) -> KernelSampler:

@@ -115,52 +115,63 @@ def _detector(h: int, w: int) -> int:
 
 
 def _project(x: Tensor, angles: tuple[float, ...]) -> Tensor:
-    # All images and channels share the weights of one rotation.
     b, c, h, w = x.shape
     d = _detector(h, w)
+    # All images and channels share the weights of a rotation.
     planes = x.reshape(1, b * c, h, w)
-    rows = [_rotated(planes, angle, d).sum(-2) for angle in angles]
-    return torch.stack(rows, dim=-1).reshape(b, c, d, len(angles))
+    rows = []
+    for some in _groups(angles, d):
+        grid = _places(some, d, h, w, x.dtype, x.device)
+        copies = planes.expand(len(some), -1, -1, -1)
+        # Places outside the image read zeros, so the padding need not be stored.
+        turned = torch.nn.functional.grid_sample(
+            copies, grid, padding_mode="zeros", align_corners=False
+        )
+        rows.append(turned.sum(-2))
+    return torch.cat(rows).permute(1, 2, 0).reshape(b, c, d, len(angles))
 
 
 def _back_project(y: Tensor, x_shape: Shape, angles: tuple[float, ...]) -> Tensor:
     """The transpose of ``_project``: every ray spreads over the pixels that it read."""
     b, c, h, w = x_shape
-    rays = y.reshape(1, b * c, 1, y.shape[2], len(angles))
-    total = y.new_zeros(1, b * c, h, w)
+    d = y.shape[2]
+    groups = _groups(angles, d)
+    rays = y.reshape(b * c, d, len(angles)).permute(2, 0, 1).split([len(g) for g in groups])
+    total = blank = y.new_zeros(b * c, h, w)
     # grid_sample's own derivative, called by name: a VJP would compute the sums once more first.
     spread, bilinear, zeros = torch.ops.aten.grid_sampler_2d_backward, 0, 0
-    for k, angle in enumerate(angles):
-        lines = rays[..., k].expand(-1, -1, y.shape[2], -1).contiguous()
-        grid = _places(angle, y.shape[2], h, w, y.dtype, y.device)
-        total = (
-            total
-            + spread(lines, torch.zeros_like(total), grid, bilinear, zeros, False, [True, False])[
-                0
-            ]
-        )
+    for some, part in zip(groups, rays, strict=True):
+        lines = part[:, :, None].expand(-1, -1, d, -1).contiguous()
+        grid = _places(some, d, h, w, y.dtype, y.device)
+        like = blank.expand(len(some), -1, -1, -1)  # its values do not matter
+        total = total + spread(lines, like, grid, bilinear, zeros, False, [True, False])[0].sum(0)
     return total.reshape(x_shape)
 
 
-def _rotated(planes: Tensor, angle: float, d: int) -> Tensor:
-    """Rotates about the middle of the padded image, (1, N, H, W) -> (1, N, D, D)."""
-    grid = _places(angle, d, *planes.shape[-2:], planes.dtype, planes.device)
-    # Places outside the image read zeros, so the padding need not be stored.
-    return torch.nn.functional.grid_sample(planes, grid, padding_mode="zeros", align_corners=False)
+def _groups(angles: tuple[float, ...], d: int) -> list[tuple[float, ...]]:
+    """Returns the angles, some at a time: few calls for small images, and no large grids."""
+    # Measured on a CPU: 60 angles of 64 pixels take 1.8 ms one by one and 1.4 ms by 15; from 256
+    # pixels on, one by one is as fast.
+    size = max(1, 2**17 // d**2)
+    return [angles[i : i + size] for i in range(0, len(angles), size)]
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=192)
 def _places(
-    angle: float, d: int, h: int, w: int, dtype: torch.dtype, device: torch.device
+    angles: tuple[float, ...], d: int, h: int, w: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Where each pixel of the rotated image is found in the image, (1, D, D, 2)."""
+    """Where each pixel of the rotated images is found in the image, (angles, D, D, 2)."""
     with torch.inference_mode(False):
         turn = torch.arange(d, dtype=torch.float64, device=device) - (d - 1) / 2
         down, across = turn[:, None], turn[None, :]
-        columns = cos(angle) * across + sin(angle) * down + (d - 1) / 2 - (d // 2 - w // 2)
-        rows = cos(angle) * down - sin(angle) * across + (d - 1) / 2 - (d // 2 - h // 2)
+        cosine, sine = (
+            torch.tensor([f(a) for a in angles], dtype=torch.float64, device=device)[:, None, None]
+            for f in (cos, sin)
+        )
+        columns = cosine * across + sine * down + (d - 1) / 2 - (d // 2 - w // 2)
+        rows = cosine * down - sine * across + (d - 1) / 2 - (d // 2 - h // 2)
         grid = torch.stack([(2 * columns + 1) / w - 1, (2 * rows + 1) / h - 1], dim=-1)
-        return grid[None].to(dtype)
+        return grid.to(dtype)
 
 
 def _ramp_filtered(y: Tensor) -> Tensor:

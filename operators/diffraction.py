@@ -20,6 +20,7 @@ from plugip.operators._complex import (
     require_streams,
     with_buffers,
 )
+from plugip.operators._memo import Remembers
 from plugip.operators._options import require_count
 from plugip.operators.phase import PaddedFourier, Phaseless, split_object
 from plugip.options import require_choice
@@ -90,7 +91,7 @@ class UniformPhaseCodes:
         return torch.polar(torch.ones_like(phase), phase)
 
 
-class CodedFourier(FieldOperator):
+class CodedFourier(Remembers, FieldOperator):
     r"""The Fourier transforms of an object behind several masks, y_l = F(d_l ⊙ o).
 
     y is (B, C L, H, W), orthonormal FFT, zero frequency first. A*A is the pixel-wise product with
@@ -122,15 +123,24 @@ class CodedFourier(FieldOperator):
         """Returns the masks in the precision of ``like``, (1|B, L, H, W), complex."""
         if self.sampler is not None:
             raise not_drawn("coded diffraction", "masks", self.sampler)
-        return complex_like(self.codes_parts, like)
+        parts, dtype = self.codes_parts, like.real.dtype
+        return self._remember("codes", parts, dtype, lambda: complex_like(parts, like))
 
     def propagate(self, o: Tensor) -> Tensor:
-        behind = self.codes(o)[:, None] * o[:, :, None]
-        return torch.fft.fft2(behind, norm="ortho").flatten(1, 2)
+        codes = self.codes(o)
+        alone = 1 in (codes.shape[1], o.shape[1])  # nothing to lay out, and fewer steps
+        behind = codes * o if alone else (codes[:, None] * o[:, :, None]).flatten(1, 2)
+        return torch.fft.fft2(behind, norm="ortho")
 
     def propagate_back(self, y: Tensor) -> Tensor:
-        behind = torch.fft.ifft2(y, norm="ortho").unflatten(1, (-1, self.codes_parts.shape[1]))
-        return (self.codes(y)[:, None].conj() * behind).sum(2)
+        codes, behind = self._conjugates(y), torch.fft.ifft2(y, norm="ortho")
+        if codes.shape[1] == 1:
+            return codes * behind
+        return (codes[:, None] * behind.unflatten(1, (-1, codes.shape[1]))).sum(2)
+
+    def _conjugates(self, like: Tensor) -> Tensor:
+        codes = self.codes(like)  # lazy conjugates would cost at each call
+        return self._remember("conjugates", codes, None, lambda: codes.conj().resolve_conj())
 
     def solve_normal(self, b: Tensor, lam: float | Tensor) -> Tensor:
         return b / (self._energy(b) + damping_like(lam, b))
@@ -143,13 +153,11 @@ class CodedFourier(FieldOperator):
 
     def check_domain(self, x_shape: Shape) -> None:
         super().check_domain(x_shape)
-        if self.sampler is not None:
-            return
-        batch, _, *sides = self.codes_parts.shape[:4]
-        if batch not in (1, x_shape[0]) or tuple(sides) != tuple(x_shape[-2:]):
+        held = self.codes_parts.shape[:4]
+        if self.sampler is None and (held[0] not in (1, x_shape[0]) or held[2:] != x_shape[2:]):
             raise ValueError(
-                f"codes of shape {tuple(self.codes_parts.shape[:4])} do not fit images of shape "
-                f"{tuple(x_shape)}; they must be (1 or B, L, H, W)"
+                f"codes of shape {tuple(held)} do not fit images of shape {tuple(x_shape)}; they "
+                "must be (1 or B, L, H, W)"
             )
 
     def measurement_shape(self, x_shape: Shape) -> Shape:

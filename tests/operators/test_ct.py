@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from plugip.linalg import dot, norm
-from plugip.operators.ct import ParallelBeamCT
+from plugip.operators.ct import ParallelBeamCT, _groups
 from plugip.testing import check_operator
 
 GOLDEN = [0, 30, 45, 90, 135]
@@ -41,6 +41,16 @@ def test_dot_test_in_float32(tools):
         tools.normal(2, 1, 17, 7, dtype=torch.float32),
     )
     assert bool(((dot(A(x), y) - dot(x, A.adjoint(y))).abs() < 1e-4 * norm(x) * norm(y)).all())
+
+
+def test_angles_in_groups_are_the_angles_one_by_one(tools):
+    angles, x = [0, 10, 35, 90, 120, 131, 179], tools.normal(2, 1, 120, 120)
+    A, alone = ParallelBeamCT(angles), [ParallelBeamCT([a]) for a in angles]
+    y = torch.cat([one(x) for one in alone], dim=-1)
+    assert len(_groups(A.angles, y.shape[2])) == 2
+    tools.close(A(x), y, 1e-12)
+    back = [one.adjoint(y[..., i : i + 1]) for i, one in enumerate(alone)]
+    tools.close(A.adjoint(y), torch.stack(back).sum(0), 1e-10)
 
 
 @pytest.mark.parametrize("size", [(5, 5), (8, 8), (9, 9), (7, 10)])

@@ -19,7 +19,13 @@ from plugip.operators.blur import (
     MotionBlur,
     gaussian_taps,
 )
-from plugip.operators.correlation import BOUNDARIES, Correlation, fast_length
+from plugip.operators.correlation import (
+    BOUNDARIES,
+    Correlation,
+    _strips,
+    correlate_sums,
+    fast_length,
+)
 from plugip.operators.kernels import DefocusKernel, GaussianKernel, MotionKernel
 from plugip.testing import check_operator
 
@@ -234,21 +240,70 @@ def test_config_round_trip(tools, boundary):
 def test_sums_and_ffts_agree(tools, boundary, size):
     geometry = Correlation(size, (0, 2), boundary, (8, 11))
     k, x = tools.normal(2, *size), tools.normal(2, 3, 8, 11)
-    y, transfer = geometry.directly(x, k), geometry.transfer(k)[:, None]
+    k, transfer = k[:, None], geometry.transfer(k)[:, None]
+    y = geometry.directly(x, k)
     tools.close(geometry.by_fft(x, transfer), y, 1e-12)
-    tools.close(geometry.by_fft(x[:, :, None], transfer[:, None], over=1)[:, 0], y.sum(1), 1e-12)
     w = tools.normal(*y.shape, seed=1)
     back = geometry.directly_adjoint(w, k)
-    tools.close(geometry.by_fft_adjoint(w, transfer), back, 1e-12)
+    tools.close(geometry.by_fft_adjoint(w, transfer.conj()), back, 1e-12)
     assert float((back * x).sum()) == pytest.approx(float((w * y).sum()), rel=1e-12)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_large_kernels(tools, boundary):
     A, shape = Blur(asymmetric(11, 11), boundary, flip=True), (2, 3, 14, 13)
-    assert not A._geometry(shape).is_small
+    assert not A._geometry(shape).is_small(3, torch.zeros(1))
     check_operator(A, shape).require()
     tools.adjoint(A, shape, 1e-5, SINGLE)
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (11, 5), (22, 24)])
+@pytest.mark.parametrize("dtype", [torch.float64, SINGLE])
+def test_a_zero_boundary_takes_kernels_beyond_the_image(tools, origin, dtype):
+    k, shape = tools.normal(23, 25, dtype=dtype), (2, 3, 8, 7)
+    A, x = Blur(k, "zero", origin=origin), tools.normal(*shape, dtype=dtype)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    assert not A._geometry(shape).is_small(3, x)
+    tools.close(A(x), A._geometry(shape).directly(x, k), 10 * tolerance)
+    tools.adjoint(A, shape, tolerance, dtype)
+
+
+@pytest.mark.parametrize("count", [(1, 1), (1, 3), (3, 2)])
+@pytest.mark.parametrize("side", [7, 128, 131])
+def test_strips_are_exact(tools, count, side):
+    # Cut into strips or not: the sums are those of float64.
+    k, x = tools.normal(*count, 5, 3, dtype=SINGLE), tools.normal(*count, side, 300, dtype=SINGLE)
+    want = torch.nn.functional.conv2d(
+        x.double().flatten(0, 1)[None],
+        k.double().flatten(0, 1)[:, None],
+        groups=k[..., 0, 0].numel(),
+    )
+    tools.close(correlate_sums(x, k).flatten(0, 1)[None], want.float(), 1e-5)
+    assert (_strips(x.flatten(0, 1), 5, 3) > 1) == (side > 7)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "zero", "valid"])
+def test_learnt_kernels_take_ffts_to_the_same_answer(tools, boundary):
+    x, kernel = tools.normal(2, 3, 64, 64, dtype=SINGLE), tools.normal(1, 1, 5, 5, dtype=SINGLE)
+    fixed, learnt = Blur(kernel, boundary), Blur(kernel.clone().requires_grad_(), boundary)
+    geometry = fixed._geometry(tuple(x.shape), x)
+    assert fixed._by_sums(geometry, x) and not learnt._by_sums(geometry, x)
+    tools.close(learnt(x).detach(), fixed(x), 1e-4)
+    y = fixed(x)
+    tools.close(learnt.adjoint(y).detach(), fixed.adjoint(y), 1e-4)
+    (grad,) = torch.autograd.grad(learnt(x), learnt.kernel, y)
+    (of_sums,) = torch.func.vjp(lambda k: geometry.directly(x, k), kernel)[1](y)
+    tools.close(grad, of_sums, 1e-4 * float(of_sums.abs().max()))
+
+
+def test_one_kernel_per_channel(tools):
+    k, x = tools.normal(1, 3, 4, 5), tools.normal(*SHAPE)
+    for boundary in BOUNDARIES:
+        A = Blur(k, boundary, flip=True, origin=(1, 3))
+        alone = [Blur(k[:, i], boundary, True, (1, 3))(x[:, i : i + 1]) for i in range(3)]
+        tools.close(A(x), torch.cat(alone, 1), 1e-12)
+        tools.adjoint(A, SHAPE)
+    tools.spectrum(circular(k[..., :3, :3]), SHAPE)
 
 
 def test_fast_lengths():

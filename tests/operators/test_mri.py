@@ -4,6 +4,7 @@ import torch
 
 from plugip.linalg import dot, norm
 from plugip.noise import count_observed
+from plugip.operator import SpectralOperator
 from plugip.operators.masks import MaskSampler
 from plugip.operators.mri import MultiCoilMRI, SingleCoilMRI, birdcage_maps
 from plugip.operators.mri_masks import (
@@ -125,6 +126,25 @@ def test_normal_is_the_adjoint_after_the_operator(tools, size):
     sampler, x = GaussianPoints(2, 0.3), tools.normal(2, 2, *size)
     A = MultiCoilMRI(birdcage_maps(3, size), sampler).realise(Rng(0, "a", "ab"), (2, 2, *size))
     tools.close(A.normal(x), A.adjoint(A(x)), 1e-13)
+
+
+@pytest.mark.parametrize("size", [(8, 10), (6, 8), (7, 8), (9, 5)])
+@pytest.mark.parametrize("domain", ["channels", "complex"])
+def test_signs_instead_of_shifts(tools, size, domain):
+    # Every way to the same answer, at even and odd sizes, with a mask of each image.
+    mask = torch.stack(
+        [torch.arange(size[0] * size[1]).reshape(size) % (n + 1) > 0 for n in (2, 4)]
+    )
+    shape, lam = (2, 2 if domain == "channels" else 1, *size), torch.tensor([0.1, 0.4]).double()
+    A, x = SingleCoilMRI(mask[:, None].double(), domain), tools.normal(*shape)
+    x = x if domain == "channels" else torch.complex(x, tools.normal(*shape, seed=1))
+    y = SpectralOperator.forward(A, x)
+    tools.close(A(x), y, 1e-12)
+    tools.close(A.adjoint(y), SpectralOperator.adjoint(A, y), 1e-12)
+    tools.close(A.normal(x), A.adjoint(A(x)), 1e-12)
+    tools.close(A.solve_normal(x, lam), SpectralOperator.solve_normal(A, x, lam), 1e-12)
+    A.mask.mul_(0.5)  # what is kept follows the mask
+    tools.close(A(x), 0.5 * y, 1e-12)
 
 
 def test_one_uniform_coil_is_the_single_coil(tools):

@@ -6,6 +6,7 @@ import torch
 from plugip.operators.phase import align
 from plugip.operators.ptychography import (
     FourierPtychography,
+    ProbeWindows,
     Ptychography,
     disk_pupil,
     led_grid,
@@ -152,3 +153,18 @@ def test_errors():
         scan_grid(8, 4, 0)
     with pytest.raises(ValueError, match="images need 2 channels"):
         FourierPtychography([(0, 0)], 3, 8, 16, "channels")(torch.zeros(1, 3, 16, 16))
+
+
+def test_one_plane_is_read_as_each_of_several(tools):
+    # One plane is read by index, several by slices: the same values, the same gradients.
+    A = ProbeWindows(disk_pupil(4, 2), scan_grid(9, 4, 3), 9, "complex")
+    x = torch.complex(tools.normal(2, 1, 9, 9), tools.normal(2, 1, 9, 9, seed=1))
+    with torch.inference_mode():
+        A(x[:1])  # what is kept must serve in training too
+    alone = x[:1].clone().requires_grad_()
+    tools.close(A(alone), A(x)[:1], 1e-13)
+    assert torch.autograd.gradcheck(A, alone)
+    w = A(x)
+    back = torch.func.vjp(A, x)[1](w)[0]
+    tools.close(torch.func.vjp(A, alone)[1](w[:1])[0], back[:1], 1e-12)
+    tools.close(A.adjoint(w), back, 1e-12)

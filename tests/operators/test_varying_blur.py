@@ -51,6 +51,39 @@ def test_one_kernel_is_the_plain_blur(tools, form, flip, boundary):
     tools.close(A(x), Blur(asymmetric(), boundary, flip)(x), 1e-12)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("boundary", SAME_SIZE)
+def test_sums_and_ffts_agree(tools, form, boundary):
+    x, kernels = tools.normal(2, 3, 40, 41), tools.normal(3, 3, 3)
+    small = form(kernels, grid=(3, 1), boundary=boundary)
+    large = form(torch.nn.functional.pad(kernels, (1, 3, 2, 2)), grid=(3, 1), boundary=boundary,
+                 origin=(3, 2))  # fmt: skip
+    told = [a._is_small(a._parts(x)[0], x) for a in (small, large)]
+    assert told == [True, False]
+    tools.close(small(x), large(x), 1e-12)
+    tools.adjoint(small, tuple(x.shape))
+    tools.close(small.adjoint(x), large.adjoint(x), 1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_large_images_take_the_kernels_one_by_one(tools, form):
+    kernels, x = tools.normal(3, 3, 3), tools.normal(1, 1, 600, 500)
+    A = form(kernels, grid=(3, 1))
+    parts = [form(kernels[i : i + 1], A._maps(x)[i]) for i in range(3)]
+    tools.close(A(x), torch.stack([part(x) for part in parts]).sum(0), 1e-12)
+    tools.adjoint(A, tuple(x.shape))
+
+
+def test_weights_may_change(tools):
+    w, x = tools.normal(2, 8, 9).requires_grad_(), tools.normal(1, 1, 8, 9)
+    A = ConvolutionProduct(torch.stack([asymmetric(3)] * 2), w)
+    assert torch.autograd.grad(A(x).sum(), w)[0].abs().min() > 0
+    A.weights = maps = w.detach().clone()
+    before = A(x)
+    maps.mul_(2)
+    tools.close(A(x), 2 * before, 1e-13)
+
+
 def test_forms_are_transposes(tools):
     y = tools.normal(2, 3, 9, 10)
     kernels = torch.stack([asymmetric(5), asymmetric(5).mT])
