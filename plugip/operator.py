@@ -423,8 +423,8 @@ def _explain(operator: Operator, x: Tensor, error: RuntimeError) -> None:
         rows = _rows_of(operator, part)
         if rows not in (0, 1, x.shape[0]):
             raise ValueError(
-                f"{name} holds one {part} for each of {rows} images, but x has {x.shape[0]}; give it "
-                "one for all, or one per image"
+                f"{name} holds one {part} for each of {rows} images, but x has {x.shape[0]}; "
+                "give it one for all, or one per image"
             ) from error
 
 
