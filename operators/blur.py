@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from plugip.operator import LinearOperator, Shape, SpectralOperator, damping_like
+from plugip.operator import LinearOperator, Shape, SpectralOperator, damping_like, require_batch
 from plugip.operators._memo import Remembers
 from plugip.operators.correlation import BOUNDARIES, Correlation, require_fit
 from plugip.operators.kernels import DefocusKernel, FixedKernel, KernelSampler, MotionKernel
@@ -169,6 +169,7 @@ class Blur(Remembers, LinearOperator):
     def _made_geometry(self, x_shape: Shape, like: Tensor | None = None) -> Correlation:
         size, origin = self._size(), self._origin()
         if like is not None:
+            require_batch(like, self.domain_ndim, type(self).__name__)
             require_precision(like, self.kernel, type(self).__name__)
         self.check_domain(x_shape)
         if self.flip:

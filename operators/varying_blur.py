@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plugip.operator import LinearOperator, Shape
+from plugip.operator import LinearOperator, Shape, require_batch
 from plugip.operators._memo import Remembers
 from plugip.operators._options import as_sides
 from plugip.operators.blur import Origin, as_origin, require_precision, tap_origin
@@ -69,6 +69,7 @@ class _VaryingBlur(Remembers, LinearOperator):
 
     def _parts(self, x: Tensor) -> tuple[Correlation, Tensor]:
         """Returns geometry and weights, (K, 1, H, W), for images (B, C, H, W)."""
+        require_batch(x, self.domain_ndim, type(self).__name__)
         require_precision(x, self.kernels, type(self).__name__)
         self.check_domain(tuple(x.shape))
         size, (row, column) = self._size(), self._centre

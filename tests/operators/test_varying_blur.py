@@ -157,3 +157,11 @@ def test_errors():
         ConvolutionProduct(k, torch.ones(2, 8, 8))(torch.zeros(1, 1, 8, 9))
     with pytest.raises(ValueError, match="reaches 1 pixels beyond the edge"):
         ConvolutionProduct(k, grid=(1, 2))(torch.zeros(1, 1, 1, 9))
+
+
+def test_measurements_without_a_batch_axis_are_refused():
+    for kind in (ProductConvolution, ConvolutionProduct):
+        with pytest.raises(ValueError, match=r"add the batch axis with x\[None\]"):
+            kind(KERNELS, grid=2).adjoint(torch.zeros(3, 16, 16, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"add the batch axis with x\[None\]"):
+        Blur(torch.ones(3, 3) / 9).adjoint(torch.zeros(3, 16, 16))
