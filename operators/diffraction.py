@@ -123,7 +123,7 @@ class CodedFourier(Remembers, FieldOperator):
         """Returns the masks in the precision of ``like``, (1|B, L, H, W), complex."""
         if self.sampler is not None:
             raise not_drawn("coded diffraction", "masks", self.sampler)
-        parts, dtype = self.codes_parts, like.real.dtype
+        parts, dtype = self.codes_parts, like.dtype.to_real()  # .real would make a view
         return self._remember("codes", parts, dtype, lambda: complex_like(parts, like))
 
     def propagate(self, o: Tensor) -> Tensor:
