@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from plugip.linalg import conjugate_gradient, damping_like
+from plugip.refusals import explain, rows_of
+from plugip.refusals import require_batch as require_batch
 from plugip.spectral import Spectrum, multiplies, product
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class Operator(nn.Module, ABC):
         try:
             return super().__call__(x, *args)
         except RuntimeError as error:
-            _explain(self, x, error)
+            explain(self, self.per_image, x, error)
             raise
 
     def check_domain(self, x_shape: Shape) -> None:
@@ -91,12 +93,12 @@ class Operator(nn.Module, ABC):
 
     def select(self, rows: list[int]) -> Operator:
         """Returns the operator for some images of the batch."""
-        if not any(_rows_of(self, name) > 1 for name in self.per_image):
+        if not any(rows_of(self, name) > 1 for name in self.per_image):
             return self
         chosen = copy.copy(self)
         chosen._buffers = dict(self._buffers)
         for name in self.per_image:
-            if _rows_of(self, name) > 1:
+            if rows_of(self, name) > 1:
                 chosen._buffers[name] = self._buffers[name][rows]  # type: ignore[index]
         return chosen
 
@@ -393,43 +395,3 @@ def _chain(operator: Operator) -> list[Operator]:
     if not isinstance(operator, Composition):
         return [operator]
     return [*_chain(operator.inner), *_chain(operator.outer)]
-
-
-def require_batch(x: Tensor, ndim: int, owner: str) -> None:
-    """Raises one clear sentence if ``x`` is not a batch of floating-point images."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{owner} takes a torch tensor, got {type(x).__name__}")
-    if not (x.is_floating_point() or x.is_complex()):
-        raise TypeError(
-            f"{owner} takes floating-point images in [-1, 1], got {x.dtype}; "
-            "convert with x.float() / 127.5 - 1"
-        )
-    if x.ndim == ndim - 1:
-        raise ValueError(
-            f"{owner} takes a batch of {ndim} axes, got shape {tuple(x.shape)}; "
-            "add the batch axis with x[None]"
-        )
-    if x.ndim != ndim:
-        raise ValueError(f"{owner} takes a batch of {ndim} axes, got shape {tuple(x.shape)}")
-
-
-def _explain(operator: Operator, x: Tensor, error: RuntimeError) -> None:
-    """Raises a ValueError in plain words where torch's error has one of the usual causes."""
-    name, tensors = type(operator).__name__, operator._tensors()
-    elsewhere = next((t.device for t in tensors if t.device != x.device), None)
-    if elsewhere is not None:
-        raise ValueError(
-            f"x is on {x.device} but {name} on {elsewhere}; use operator.to(x.device)"
-        ) from error
-    for part in operator.per_image:
-        rows = _rows_of(operator, part)
-        if rows not in (0, 1, x.shape[0]):
-            raise ValueError(
-                f"{name} holds one {part} for each of {rows} images, but x has {x.shape[0]}; "
-                "give it one for all, or one per image"
-            ) from error
-
-
-def _rows_of(operator: nn.Module, name: str) -> int:
-    buffer = operator._buffers.get(name)
-    return 0 if buffer is None else buffer.shape[0]
