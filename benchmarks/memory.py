@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from plugip import GaussianNoise, Problem, measure
-from plugip.engine.objective import Objective
+from plugip.engine.misfit import Misfit, seed_misfit
 from plugip.operators import BicubicDownsample
 from plugip.priors import DiffusersUNet, Runtime, faces64
 from plugip.reverse import Generator
@@ -79,7 +79,7 @@ PANELS: dict[str, tuple[str, Callable[[Figures], float]]] = {
 DRAWN = ("kept for the backward pass, MB", "peak of tensors, MB", "time of one gradient, s")
 
 
-def objective_of(mode: str, steps: int, options: argparse.Namespace) -> Objective:
+def objective_of(mode: str, steps: int, options: argparse.Namespace) -> Misfit:
     """Makes super-resolution by four with the embedded prior, or a folder's."""
     whole, blocks = MODES[mode]
     runtime = Runtime(options.precision, blocks, options.channels_last)
@@ -93,7 +93,7 @@ def objective_of(mode: str, steps: int, options: argparse.Namespace) -> Objectiv
     side = prior.image_shape[-1]
     x = torch.linspace(-0.8, 0.8, side).expand(options.batch, *prior.image_shape)
     y = measure(operator, x, noise).to(options.device)
-    return Objective(Problem(y, operator, noise, prior), Generator(steps, checkpoint=whole))
+    return seed_misfit(Problem(y, operator, noise, prior), Generator(steps, checkpoint=whole))
 
 
 def figures_of(objective: Objective, repeats: int) -> Figures:

@@ -14,7 +14,7 @@ from toys import ExactPrior, Identity, close, normal
 from plugip import build, measure
 from plugip.diagnostics import diagnose
 from plugip.engine.linearize import whitened_residual
-from plugip.engine.objective import Objective
+from plugip.engine.misfit import Misfit, seed_misfit
 from plugip.noise import (
     IMAGENET_C,
     CompoundNoise,
@@ -194,7 +194,7 @@ def test_methods_treat_hidden_noise_as_unknown():
     assert torch.equal(y, measure(Identity(), x, GaussianNoise(0.3)))
     problem = Problem(y, Identity(), noise, prior)
     assert diagnose(problem, x, None)[0].chi_square is None
-    objective = Objective(problem, Generator(steps=1), seed_weight=0.0)
+    objective = seed_misfit(problem, Generator(steps=1), seed_weight=0.0)
     rho, image = whitened_residual(objective, x)
     close(rho.square().flatten(1).sum(1) / 2, problem.nll(image), 1e-6)
 

@@ -1,4 +1,4 @@
-"""Adam and Nesterov momentum on seeds, as values."""
+"""Adam, with its state outside."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plugip.engine.objective import Evaluation, Objective
 
 @dataclass(frozen=True)
 class AdamState:
-    """Seed, first and second moments, and the number of updates made."""
+    """Unknowns, first and second moments, and the number of updates made."""
 
     z: Tensor
     first: Tensor
@@ -28,7 +28,7 @@ class Adam:
     rows.
 
     Args:
-        lr: Step length per coordinate; DMPlug published 0.01.
+        lr: Step length per coordinate, times the objective's own rates; DMPlug published 0.01.
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
         eps: Added to the root of the second moment. Losses that are means over y have gradients
@@ -53,12 +53,14 @@ class Adam:
     def step(
         self, objective: Objective, state: AdamState
     ) -> tuple[AdamState, Tensor, Evaluation, Tensor]:
-        """Evaluates at the current seed, then moves; one evaluation."""
+        """Evaluates at the current unknowns, then moves; one evaluation."""
         here = objective.evaluate(state.z)
         k = state.updates + 1
         first = self.beta1 * state.first + (1 - self.beta1) * here.grad
         second = self.beta2 * state.second + (1 - self.beta2) * here.grad.square()
         rate = self.lr / (1 - self.beta1**k)
         spread = (second / (1 - self.beta2**k)).sqrt() + self.eps
-        moved = AdamState(state.z - rate * first / spread, first, second, k)
+        rates = objective.rates(state.z)
+        move = rate * first / spread if rates is None else rate * rates * first / spread
+        moved = AdamState(objective.project(state.z - move), first, second, k)
         return moved, state.z, here, torch.zeros_like(here.loss, dtype=torch.bool)

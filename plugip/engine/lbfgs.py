@@ -14,10 +14,9 @@ from plugip.linalg import dot, norm, per_image, where
 
 @dataclass(frozen=True)
 class LBFGSState:
-    """Seed, its evaluation, and the history of steps s and gradient changes g.
+    """Unknowns, their evaluation, and the history of steps s and gradient changes g.
 
-    Histories are (B, h, *prior.shape), newest last; ``weight`` is 1 / <s, g>, or 0 for an empty
-    slot.
+    Histories are (B, h, ...), newest last; ``weight`` is 1 / <s, g>, or 0 for an empty slot.
     """
 
     z: Tensor
@@ -64,9 +63,9 @@ class LBFGS:
             here = objective.evaluate(state.z)
             state = LBFGSState(state.z, here, state.s, state.g, state.weight)
             return state, state.z, here, self._flat(here, state.z)
-        direction = _descent(state)
+        direction = _descent(state, objective.rates(state.z))
         z, here, moved = self.line_search(
-            objective, state.z, state.here, direction, _first_length(state)
+            objective, state.z, state.here, direction, _first_length(state, direction)
         )
         state = self._remember(state, z, here)
         return state, z, here, self._flat(here, z) | ~moved
@@ -91,35 +90,39 @@ class LBFGS:
         )
 
 
-def _descent(state: LBFGSState) -> Tensor:
-    """Returns -H grad by the two-loop recursion."""
+def _descent(state: LBFGSState, rates: Tensor | None) -> Tensor:
+    """Returns -H grad by the two-loop recursion; squared rates are the first metric."""
     q, alphas = state.here.grad, []  # type: ignore[union-attr]
     slots = range(state.s.shape[1])
     for i in reversed(slots):
         alpha = state.weight[:, i] * dot(state.s[:, i], q)
         q = q - per_image(alpha, q) * state.g[:, i]
         alphas.append(alpha)
-    q = per_image(_scale(state), q) * q
+    q = per_image(_scale(state, rates), q) * _weigh(q, rates)
     for i, alpha in zip(slots, reversed(alphas), strict=True):
         beta = state.weight[:, i] * dot(state.g[:, i], q)
         q = q + per_image(alpha - beta, q) * state.s[:, i]
     return -q
 
 
-def _scale(state: LBFGSState) -> Tensor:
-    """Returns the initial inverse curvature <s, g> / <g, g> of the newest usable pair, (B,)."""
+def _weigh(vector: Tensor, rates: Tensor | None) -> Tensor:
+    return vector if rates is None else rates.square() * vector
+
+
+def _scale(state: LBFGSState, rates: Tensor | None) -> Tensor:
+    """Returns the initial inverse curvature <s, g> / <g, D g> of the newest usable pair, (B,)."""
     scale = torch.ones_like(state.here.loss)  # type: ignore[union-attr]
     for i in range(state.s.shape[1]):
         usable = state.weight[:, i] > 0
-        size = dot(state.g[:, i], state.g[:, i])
+        size = dot(state.g[:, i], _weigh(state.g[:, i], rates))
         fresh = 1 / (state.weight[:, i] * size).clamp_min(torch.finfo(size.dtype).tiny)
         scale = where(usable, fresh, scale)
     return scale
 
 
-def _first_length(state: LBFGSState) -> Tensor:
-    # Without a history the direction has no scale: the first trial moves the seed by length 1.
-    size = norm(state.here.grad)  # type: ignore[union-attr]
+def _first_length(state: LBFGSState, direction: Tensor) -> Tensor:
+    # Without a history the direction has no scale: the first trial moves by length 1.
+    size = norm(direction)
     usable = (
         (state.weight > 0).any(dim=1)
         if state.weight.shape[1]

@@ -60,7 +60,8 @@ class StrongWolfe:
         for _ in range(self.max_trials):
             if not bool(active.any()):
                 break
-            trial_z = where(active, z + per_image(length, z) * direction, best_z)
+            moved = objective.project(z + per_image(length, z) * direction)
+            trial_z = where(active, moved, best_z)
             trial = objective.evaluate(trial_z)
             trial_slope = dot(trial.grad, direction)
             enough = trial.loss <= here.loss + self.decrease * length * slope

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plugip.engine.objective import Objective
+from plugip.engine.misfit import Misfit
 from plugip.linalg import norm, per_image
 from plugip.noise import GaussianNoise, UnknownNoise
 from plugip.options import choose
@@ -34,7 +34,7 @@ class Linearization:
     vjp: Product
 
 
-def whitened_residual(objective: Objective, z: Tensor) -> tuple[Tensor, Tensor]:
+def whitened_residual(objective: Misfit, z: Tensor) -> tuple[Tensor, Tensor]:
     """Returns rho(z) and R(z); the data loss is ‖rho‖² / 2 per image.
 
     Raises:
@@ -48,7 +48,7 @@ def whitened_residual(objective: Objective, z: Tensor) -> tuple[Tensor, Tensor]:
     return _scale(objective, rho) * rho, x
 
 
-def linearize(objective: Objective, z: Tensor, backend: str = "double_backward") -> Linearization:
+def linearize(objective: Misfit, z: Tensor, backend: str = "double_backward") -> Linearization:
     """Linearises the whitened residual around a seed and keeps what repeated products need.
 
     Args:
@@ -82,7 +82,7 @@ def linearize(objective: Objective, z: Tensor, backend: str = "double_backward")
     return Linearization(rho.detach(), x.detach(), jvp, vjp)
 
 
-def _scale(objective: Objective, rho: Tensor) -> Tensor | float:
+def _scale(objective: Misfit, rho: Tensor) -> Tensor | float:
     noise = objective.problem.noise
     if objective.loss == "mean":
         return math.sqrt(2 / rho[0].numel())
@@ -96,7 +96,7 @@ def _scale(objective: Objective, rho: Tensor) -> Tensor | float:
     )
 
 
-def _double_backward(objective: Objective, seed: Tensor, rho: Tensor) -> Product:
+def _double_backward(objective: Misfit, seed: Tensor, rho: Tensor) -> Product:
     # J v is the gradient of <J* w, v> in the dummy w; J* w is linear in w, so any w serves.
     with torch.enable_grad():
         dummy = torch.zeros_like(rho, requires_grad=True)
@@ -104,14 +104,14 @@ def _double_backward(objective: Objective, seed: Tensor, rho: Tensor) -> Product
     return lambda v: torch.autograd.grad(pulled, dummy, v, retain_graph=True)[0]
 
 
-def _forward_mode(objective: Objective, seed: Tensor, rho: Tensor) -> Product:
+def _forward_mode(objective: Misfit, seed: Tensor, rho: Tensor) -> Product:
     def residual(z: Tensor) -> Tensor:
         return whitened_residual(objective, z)[0]
 
     return lambda v: torch.func.jvp(residual, (seed.detach(),), (v,))[1]
 
 
-def _finite_difference(objective: Objective, seed: Tensor, rho: Tensor) -> Product:
+def _finite_difference(objective: Misfit, seed: Tensor, rho: Tensor) -> Product:
     base, start = rho.detach(), seed.detach()
 
     @torch.no_grad()
@@ -125,7 +125,7 @@ def _finite_difference(objective: Objective, seed: Tensor, rho: Tensor) -> Produ
     return jvp
 
 
-JVPS: dict[str, Callable[[Objective, Tensor, Tensor], Product]] = {
+JVPS: dict[str, Callable[[Misfit, Tensor, Tensor], Product]] = {
     "double_backward": _double_backward,
     "forward_mode": _forward_mode,
     "finite_difference": _finite_difference,

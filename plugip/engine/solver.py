@@ -1,4 +1,4 @@
-"""What a seed solver is: hyperparameters with init and step, state outside."""
+"""What a solver is: hyperparameters with init and step, state outside."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Solver(Protocol[S]):
     """
 
     def init(self, z: Tensor) -> S:
-        """Returns the state at a first seed; makes no network call."""
+        """Returns the state at first unknowns, (B, ...); makes no network call."""
         ...
 
     def step(self, objective: Objective, state: S) -> tuple[S, Tensor, Evaluation, Tensor]:
         """Makes one update.
 
         Returns:
-            The new state; the seed (B, ...) that the evaluation belongs to; the evaluation; and
-            the images that cannot be improved further, (B,) bool.
+            The new state; the unknowns (B, ...) that the evaluation belongs to; the evaluation;
+            and the images that cannot be improved further, (B,) bool.
         """
         ...
 

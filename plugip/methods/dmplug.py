@@ -2,33 +2,24 @@ r"""DMPlug: optimise the seed of a few-step reverse process until A(R(z)) fits y
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from plugip.engine.lbfgs import LBFGS
-from plugip.engine.objective import Evaluation, Objective
+from plugip.engine.plugin import PlugIn, require_iterations
 from plugip.engine.solver import AnySolver
+from plugip.engine.spaces import Free, SeedSpace
 from plugip.engine.start import Start, ZeroStart
-from plugip.method import Info
+from plugip.engine.unknowns import Unknowns, seeds
 from plugip.problem import Problem
 from plugip.reverse import Generator
 from plugip.rng import Rng
 
 
 @dataclass(frozen=True)
-class DMPlugState:
-    """The solver's state, and the seed and image that the last evaluation belongs to."""
-
-    solver: Any
-    z: Tensor
-    x: Tensor | None
-
-
-@dataclass(frozen=True)
-class DMPlug:
+class DMPlug(PlugIn):
     r"""Restores images by optimising the latent seed through the reverse process.
 
     .. math:: \hat z = \arg\min_z\; -\log p(y \mid A(R(z))) + \tfrac{\lambda}{2}\|z\|^2,
@@ -47,7 +38,10 @@ class DMPlug:
         start: Where it starts.
         seed_weight: lambda, the weight of the Gaussian seed prior; 0 where the noise level is
             unknown, because a misfit without a scale cannot be weighed against it.
-        loss: "likelihood" (scaled by the noise level when it is known) or "mean".
+        loss: "likelihood" (scaled by the noise level when it is known), "mean" or "sum".
+        space: Where the seed may lie.
+        theta_steps: Adam's step of the unknown part of a blind operator where the seed's is 0.01;
+            by name where there are several; None for what the operator suggests.
 
     Raises:
         ValueError: If ``iterations`` is below 1, or another argument is out of range.
@@ -61,37 +55,12 @@ class DMPlug:
     start: Start = field(default_factory=ZeroStart)
     seed_weight: float = 1.0
     loss: str = "likelihood"
+    space: SeedSpace = field(default_factory=Free)
+    theta_steps: float | Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        require_iterations(self.iterations)
 
-    def objective(self, problem: Problem) -> Objective:
-        """Returns the function of the seed that is minimised, one value per image."""
-        return Objective(problem, self.generator, self.seed_weight, self.loss)
-
-    def init(self, problem: Problem, rng: Rng) -> DMPlugState:
-        """Returns the state at the start seed."""
-        self.objective(problem).require_likelihood()
-        z = self.start(problem, rng)
-        return DMPlugState(self.solver.init(z), z, None)
-
-    def step(self, problem: Problem, state: DMPlugState) -> tuple[DMPlugState, Info]:
-        """Makes one solver iteration; the info belongs to the seed that was evaluated."""
-        solver, z, here, stuck = self.solver.step(self.objective(problem), state.solver)
-        return DMPlugState(solver, z, here.x), _info(here, stuck)
-
-    def finish(self, problem: Problem, state: DMPlugState) -> Tensor:
-        """Returns R(z) of the last evaluated seed, (B, C, H, W), clamped to [-1, 1]."""
-        if state.x is not None:
-            return state.x.clamp(-1, 1)
-        with torch.no_grad():
-            return self.generator(problem.prior, state.z).clamp(-1, 1)
-
-    def seed(self, state: DMPlugState) -> Tensor:
-        """Returns the seed of the last evaluation."""
-        return state.z
-
-
-def _info(here: Evaluation, stuck: Tensor) -> Info:
-    return Info(x_hat=here.x.clamp(-1, 1), loss=here.loss, done=stuck, residual=here.residual)
+    def search(self, problem: Problem, rng: Rng) -> tuple[Unknowns, Tensor]:
+        """Looks for the seed, from where ``start`` puts it."""
+        return seeds(self.generator, self.seed_weight, self.space), self.start(problem, rng)

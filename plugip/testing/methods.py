@@ -166,6 +166,7 @@ def _honest(p: Problem, method: Method[Any]) -> Outcome:
 
 
 def _gradient(p: Problem, method: Any) -> Outcome:
-    objective = method.objective(p)
-    z = random_images((p.batch, *p.prior.shape), "seed")
-    return directional(lambda v: objective(v).sum(), z, objective.evaluate(z).grad)
+    state = method.init(p, Rng(0, "solve", _ids(p)))
+    objective = method.objective(p, state)
+    near = state.v + random_images(tuple(state.v.shape), "seed").to(state.v)
+    return directional(lambda v: objective(v).sum(), near, objective.evaluate(near).grad)

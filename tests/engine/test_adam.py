@@ -5,16 +5,16 @@ import torch
 from torch import Tensor
 
 from plugip.engine.adam import Adam
-from plugip.engine.objective import Evaluation
+from plugip.engine.objective import Evaluation, Objective
 
 
-class Bowl:
+class Bowl(Objective):
     """An objective with known gradient."""
 
-    def evaluate(self, z: Tensor) -> Evaluation:
-        weights = torch.arange(1.0, z[0].numel() + 1, dtype=z.dtype).reshape(z[0].shape)
-        loss = (weights * z**2).flatten(1).sum(1)
-        return Evaluation(loss, 2 * weights * z, z, loss)
+    def evaluate(self, v: Tensor) -> Evaluation:
+        weights = torch.arange(1.0, v[0].numel() + 1, dtype=v.dtype).reshape(v[0].shape)
+        loss = (weights * v**2).flatten(1).sum(1)
+        return Evaluation(loss, 2 * weights * v, v, loss)
 
 
 def test_twenty_iterates_equal_torch_adam():
@@ -23,7 +23,7 @@ def test_twenty_iterates_equal_torch_adam():
     optimiser = torch.optim.Adam([reference], lr=0.03)
     solver, state = Adam(lr=0.03), Adam(lr=0.03).init(z)
     for _ in range(20):
-        state, seed, _, _ = solver.step(Bowl(), state)  # type: ignore[arg-type]
+        state, seed, _, _ = solver.step(Bowl(), state)
         torch.testing.assert_close(seed, reference.detach(), rtol=1e-12, atol=1e-12)
         optimiser.zero_grad()
         Bowl().evaluate(reference).loss.sum().backward()

@@ -10,21 +10,21 @@ from torch import Tensor
 
 from plugip.engine.lbfgs import LBFGS
 from plugip.engine.line_search import StrongWolfe
-from plugip.engine.objective import Evaluation
+from plugip.engine.objective import Evaluation, Objective
 
 
 @dataclass(frozen=True)
-class Function:
+class Function(Objective):
     """A plain function of the seed in the place of an objective."""
 
     f: object
 
-    def evaluate(self, z: Tensor) -> Evaluation:
+    def evaluate(self, v: Tensor) -> Evaluation:
         with torch.enable_grad():
-            leaf = z.detach().requires_grad_()
+            leaf = v.detach().requires_grad_()
             loss = self.f(leaf)  # type: ignore[operator]
             (grad,) = torch.autograd.grad(loss.sum(), leaf)
-        return Evaluation(loss.detach(), grad, z, loss.detach())
+        return Evaluation(loss.detach(), grad, v, loss.detach())
 
 
 def quadratic(scales: Tensor, centre: float = 1.5) -> Function:
@@ -39,7 +39,7 @@ def rosenbrock(z: Tensor) -> Tensor:
 def run(solver: LBFGS, function: Function, z: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     state, done = solver.init(z), torch.zeros(len(z), dtype=torch.bool)
     for _ in range(steps):
-        state, z, _, done = solver.step(function, state)  # type: ignore[arg-type]
+        state, z, _, done = solver.step(function, state)
     return z, done
 
 
@@ -91,7 +91,7 @@ def test_accepted_steps_satisfy_both_wolfe_conditions(first: float):
     here = function.evaluate(z)
     direction, search = -here.grad, StrongWolfe(max_trials=40)
     length = torch.full((3,), first, dtype=torch.float64)
-    new, there, moved = search(function, z, here, direction, length)  # type: ignore[arg-type]
+    new, there, moved = search(function, z, here, direction, length)
     taken = ((new - z) / direction).squeeze(1)
     slope, new_slope = (here.grad * direction).sum(1), (there.grad * direction).sum(1)
     assert moved.all()
@@ -110,7 +110,7 @@ def test_history_is_bounded():
     solver, state = LBFGS(history=3), LBFGS(history=3).init(torch.zeros(1, 6).double())
     function = quadratic(torch.logspace(0, 3, 6, dtype=torch.float64)[None])
     for _ in range(8):
-        state, *_ = solver.step(function, state)  # type: ignore[arg-type]
+        state, *_ = solver.step(function, state)
     assert state.s.shape == (1, 3, 6)
 
 

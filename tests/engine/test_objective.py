@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from plugip.engine.linearize import JVPS, linearize, whitened_residual
-from plugip.engine.objective import Objective
+from plugip.engine.misfit import Misfit, seed_misfit
 from plugip.linalg import dot
 from plugip.noise import UnknownNoise
 from plugip.problem import Problem
@@ -13,8 +13,8 @@ from plugip.testing.methods import toy_problem
 from plugip.testing.report import random_images
 
 
-def objective(loss: str = "likelihood", weight: float = 0.7) -> Objective:
-    return Objective(toy_problem(), Generator(steps=2), weight, loss)
+def objective(loss: str = "likelihood", weight: float = 0.7) -> Misfit:
+    return seed_misfit(toy_problem(), Generator(steps=2), weight, loss)
 
 
 def seeds() -> torch.Tensor:
@@ -36,7 +36,7 @@ def test_mean_loss_is_the_mean_squared_error():
 
 def test_unknown_noise_gives_a_mean_loss_and_a_matching_residual():
     p = toy_problem()
-    f = Objective(Problem(p.y, p.operator, UnknownNoise(), p.prior), Generator(), 0.0)
+    f = seed_misfit(Problem(p.y, p.operator, UnknownNoise(), p.prior), Generator(), 0.0)
     rho, _ = whitened_residual(f, seeds())
     torch.testing.assert_close(f(seeds()), 0.5 * dot(rho, rho))
 
@@ -45,13 +45,13 @@ def test_a_seed_prior_is_refused_where_the_misfit_has_no_scale():
     p = toy_problem()
     unknown = Problem(p.y, p.operator, UnknownNoise(), p.prior)
     with pytest.raises(ValueError, match="needs a known noise level"):
-        Objective(unknown, Generator())
-    assert Objective(unknown, Generator(), 1.0, "mean").seed_weight == 1.0
+        seed_misfit(unknown, Generator())
+    assert seed_misfit(unknown, Generator(), 1.0, "mean").unknowns.weighted == "seed_weight"
 
 
 def test_gradient_equals_finite_differences():
     f, z = objective(), seeds()[:1, :, :2, :2].contiguous()
-    f = Objective(_tiny(), Generator(steps=2), 0.7)
+    f = seed_misfit(_tiny(), Generator(steps=2), 0.7)
     assert torch.autograd.gradcheck(lambda v: f(v), (z.requires_grad_(),))
 
 

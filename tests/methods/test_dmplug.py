@@ -105,10 +105,10 @@ def test_paper_preset_follows_the_published_recipe():
     generator = Generator(steps=3, grid="leading", clip="hard")
     method = DMPlug(20, generator, Adam(0.01), GaussianStart(), 0.0, "mean")
     state = method.init(problem, Rng(0, "solve", ["a"]))
-    expected = published_iterates(y, state.z, 20)
+    expected = published_iterates(y, state.v, 20)
     for reference in expected:
         state, _ = method.step(problem, state)
-        torch.testing.assert_close(state.z, reference, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(state.v, reference, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("solver", [LBFGS(), Adam(lr=0.05)])

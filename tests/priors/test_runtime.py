@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from plugip.building import build
 from plugip.cli.compose import compose_config
 from plugip.engine.linearize import JVPS, linearize
-from plugip.engine.objective import Objective
+from plugip.engine.misfit import Misfit, seed_misfit
 from plugip.loop import solve
 from plugip.methods import DMPlug
 from plugip.noise import GaussianNoise
@@ -218,7 +218,7 @@ def test_calls_are_counted_at_the_door(steps_too: bool, nfe: int):
 def test_plain_attention_has_jacobian_products(backend: str, checkpoint: str):
     prior = prior_with(Runtime(attention="math", checkpoint=checkpoint))
     y, z, v = (normal(1, *SHAPE, seed=i, dtype=torch.float32) for i in range(3))
-    objective = Objective(Problem(y, Denoise(), GaussianNoise(1.0), prior), Generator(1))
+    objective = seed_misfit(Problem(y, Denoise(), GaussianNoise(1.0), prior), Generator(1))
     want: Any = torch.autograd.functional.jvp(objective.image, z, v, strict=True)[1]
     found = linearize(objective, z, backend).jvp(v)
     assert gap(found, want) < (0.03 if backend == "finite_difference" else 1e-5)
