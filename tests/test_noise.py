@@ -14,7 +14,7 @@ from toys import ExactPrior, Identity, close, normal
 from plugip import build, measure
 from plugip.diagnostics import diagnose
 from plugip.engine.linearize import whitened_residual
-from plugip.engine.misfit import Misfit, seed_misfit
+from plugip.engine.misfit import seed_misfit
 from plugip.noise import (
     IMAGENET_C,
     CompoundNoise,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from plugip.building import build
 from plugip.cli.compose import compose_config
 from plugip.engine.linearize import JVPS, linearize
-from plugip.engine.misfit import Misfit, seed_misfit
+from plugip.engine.misfit import seed_misfit
 from plugip.loop import solve
 from plugip.methods import DMPlug
 from plugip.noise import GaussianNoise
