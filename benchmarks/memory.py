@@ -96,7 +96,7 @@ def objective_of(mode: str, steps: int, options: argparse.Namespace) -> Misfit:
     return seed_misfit(Problem(y, operator, noise, prior), Generator(steps, checkpoint=whole))
 
 
-def figures_of(objective: Objective, repeats: int) -> Figures:
+def figures_of(objective: Misfit, repeats: int) -> Figures:
     """Measures one gradient; to be called once in a process."""
     prior, y = objective.problem.prior, objective.problem.y
     z = torch.zeros(len(y), *prior.shape, device=y.device)
@@ -111,7 +111,7 @@ def figures_of(objective: Objective, repeats: int) -> Figures:
     return Figures(kept, tensors, whole, seconds, *calls)
 
 
-def kept_bytes(objective: Objective, z: Tensor) -> int:
+def kept_bytes(objective: Misfit, z: Tensor) -> int:
     """Returns what autograd keeps for the backward pass, without the weights."""
     weights = {w.untyped_storage().data_ptr() for w in objective.problem.prior.parameters()}
     seen: dict[int, int] = {}

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from plugip import GaussianNoise, Problem, measure
 from plugip.engine.adam import Adam
+from plugip.engine.misfit import seed_misfit
 from plugip.methods import DMPlug
 from plugip.operators import BicubicDownsample
 from plugip.priors import DiffusersUNet, faces64
@@ -109,7 +110,8 @@ def flops_per_step(bench: Bench) -> float:
     prior, z = bench.problem.prior, torch.zeros(1, *bench.problem.prior.shape)
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         prior(z, torch.tensor(1.0))
-    objective = DMPlug(1, Generator(STEPS, checkpoint=bench.checkpoint)).objective(bench.problem)
+    generator = Generator(STEPS, checkpoint=bench.checkpoint)
+    objective = seed_misfit(bench.problem, generator)
     leaf = z.requires_grad_()
     with FlopCounterMode(display=False) as whole:
         # The counter's hooks refuse a leaf as a module's input, hence the factor 1.

@@ -19,11 +19,16 @@ from latents import (
 )
 from texts import clip_folder, needs_transformers, pipeline_of, t5_folder
 
+from plugip.loop import solve
+from plugip.methods import DFlow, FMPlug
+from plugip.noise import GaussianNoise
+from plugip.operators import AveragePool
 from plugip.path import FlowPath, Prediction, ShiftedFlowPath
 from plugip.prior import as_flow
 from plugip.priors import StableDiffusion3, WeightsError
 from plugip.priors.autoencoder import Autoencoder
 from plugip.priors.text import Text, save_texts
+from plugip.problem import Problem
 from plugip.reverse import Generator, reverse
 from plugip.testing import check_prior
 
@@ -142,6 +147,16 @@ def test_checks_and_costs(sd3, scale, cost):
     prior = load(sd3, guidance_scale=scale)
     assert prior.nfe_per_call == cost
     check_prior(prior, denoises=False).require()
+
+
+@pytest.mark.parametrize("method", [FMPlug(6, Generator(2)), DFlow(6, Generator(2))])
+def test_warm_starts_solve_in_the_latent(sd3, method):
+    """The guide is encoded, mixed with the seed, and decoded; the misfit falls."""
+    prior = load(sd3).double()
+    x = 0.3 * normal(1, *prior.image_shape).double()
+    y, noise = AveragePool(2)(x), GaussianNoise(0.05)
+    losses = solve(Problem(y, AveragePool(2), noise, prior), method).trace[0].loss
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_gradients_reach_the_seed_through_the_decoder(sd3):
