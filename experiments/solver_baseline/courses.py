@@ -48,7 +48,7 @@ SOLVERS: dict[str, Callable[[float], AnySolver]] = {
     "Nesterov": lambda lr: Nesterov(lr),
     "L-BFGS": lambda history: LBFGS(int(history), tolerance=1e-6),
 }
-RATES = {"Adam": (0.01, 0.03, 0.1), "Nesterov": (3e-6, 1e-5, 3e-5), "L-BFGS": (10, 20, 100)}
+RATES = {"Adam": (0.01, 0.03, 0.1), "Nesterov": (1e-6, 3e-6, 1e-5), "L-BFGS": (10, 20, 100)}
 
 
 @dataclass(frozen=True)
