@@ -126,6 +126,10 @@ class Stopped(Generic[S]):
         function = getattr(self.method, name, None)
         return None if function is None else function(state)
 
+    def start_losses(self, state: StoppedState) -> Tensor | None:
+        """Returns what each start was judged by, (B, S), if the method has several."""
+        return self._told("start_losses", state.method)
+
     def picked_step(self, state: StoppedState) -> Tensor:
         """Returns the step of each image's answer, (B,); 0 where the rule never fired."""
         return state.picked_step
@@ -307,3 +311,69 @@ class ESWMV:
         energy = energy + image.square().sum(dim=1) - leaving.square().sum(dim=1)
         ring[:, slot] = image
         return ring, total, energy
+
+
+@dataclass(frozen=True)
+class EMVState:
+    """Running mean (B, n) and variance (B,) of the images, float64; the rest as ``WMVState``."""
+
+    mean: Tensor | None
+    variance: Tensor
+    best: Tensor
+    waited: Tensor
+    seen: int
+
+
+@dataclass(frozen=True)
+class ESEMV:
+    r"""Stops at the least exponential moving variance of the iterates; keeps one image only.
+
+    .. math:: \delta_k = x_k - m_{k-1}, \quad m_k = m_{k-1} + \alpha \delta_k, \quad
+        v_k = (1 - \alpha) (v_{k-1} + \alpha \|\delta_k\|^2 / n)
+
+    The reference answers with the running mean m; here the iterate of least variance is kept, so
+    that the answer is one that the method has found. The mean starts at the first iterate; there
+    it starts at zero, and the first hundred steps are not judged.
+
+    Args:
+        alpha: Share of the newest image in the running mean, in (0, 1); 0.1 as published.
+        patience: Steps without a smaller variance before an image stops.
+        warmup: First steps, which are not judged.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Source: Wang et al. 2023 (early stopping for deep image prior, TMLR), and its code.
+    """
+
+    alpha: float = 0.1
+    patience: int = 1000
+    warmup: int = 100
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha must lie in (0, 1), got {self.alpha}")
+        if self.patience < 1 or self.warmup < 1:
+            raise ValueError(
+                f"need patience >= 1 and warmup >= 1, got {self.patience} and {self.warmup}"
+            )
+
+    def init(self, problem: Problem) -> EMVState:
+        """Returns the state without a mean."""
+        zero = torch.zeros(problem.batch, dtype=torch.float64, device=problem.y.device)
+        return EMVState(None, zero, torch.full_like(zero, torch.inf), zero, 0)
+
+    def update(self, problem: Problem, state: EMVState, info: Info) -> tuple[EMVState, Verdict]:
+        """Moves mean and variance by one image and compares the variance with the least so far."""
+        image = info.x_hat.flatten(1).double()
+        before = image if state.mean is None else state.mean
+        moved = image - before
+        step = moved.square().mean(dim=1)
+        variance = (1 - self.alpha) * (state.variance + self.alpha * step)
+        judged = state.seen + 1 > self.warmup
+        better = (variance < state.best) & judged
+        waited = torch.where(better, 0.0, state.waited + float(judged))
+        best = torch.where(better, variance, state.best)
+        mean = before + self.alpha * moved
+        after = EMVState(mean, variance, best, waited, state.seen + 1)
+        return after, Verdict(better, waited >= self.patience)

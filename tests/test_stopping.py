@@ -10,7 +10,7 @@ from plugip.methods import DMPlug
 from plugip.noise import UnknownNoise
 from plugip.problem import Problem
 from plugip.rng import Rng
-from plugip.stopping import ESWMV, BestLoss, Budget, Discrepancy, Stopped
+from plugip.stopping import ESEMV, ESWMV, BestLoss, Budget, Discrepancy, Stopped
 from plugip.testing import check_method
 from plugip.testing.methods import toy_problem
 
@@ -102,6 +102,27 @@ def test_es_wmv_without_a_full_window_answers_with_the_last_iterate():
     assert torch.equal(stopped.finish(toy_problem(), state), images[-1])
 
 
+def test_es_emv_by_hand():
+    # Values 4, 2, 2, 2, 2, 3 in tenths with alpha 1/2: delta 0, -2, -1, -1/2, -1/4, 7/8 and
+    # v = 0, 1, 3/4, 7/16, 15/64, 79/256: without the first step the pick is step 5.
+    levels = torch.tensor([4.0, 2.0, 2.0, 2.0, 2.0, 3.0]).double() / 10
+    images = levels[:, None, None, None, None].expand(6, 3, 3, 8, 8)
+    stopped, state = play(ESEMV(0.5, 100, 1), images)
+    assert stopped.picked_step(state).tolist() == [5, 5, 5]
+    expected = torch.full((3,), 0.01 * 79 / 256).double()
+    torch.testing.assert_close(state.rule.variance, expected)
+
+
+def test_es_emv_stops_after_its_patience():
+    rule, p = ESEMV(0.5, 2, 1), toy_problem()
+    state, stops = rule.init(p), []
+    for level in (4.0, 2.0, 2.0, 3.0, 1.0, 4.0):
+        x = torch.full((3, 3, 8, 8), level / 10).double()
+        state, verdict = rule.update(p, state, Info(x, x[:, 0, 0, 0], x[:, 0, 0, 0] > 9))
+        stops.append(verdict.stop.tolist())
+    assert stops.index([True] * 3) + 1 == 6  # the least variance at step 4, two more without
+
+
 def test_discrepancy_picks_the_first_residual_below_the_noise():
     # m = 192 observed entries: the limit is 1 + 2 sqrt(2/192) = 1.204, std 0.05.
     ratio = torch.tensor([[3.0, 3.0, 3.0], [1.2, 1.09, 2.0], [0.9, 0.5, 1.5], [0.8, 0.4, 1.3]])
@@ -147,7 +168,7 @@ def test_halt_off_keeps_the_last_iterate_beside_the_pick():
     )
 
 
-@pytest.mark.parametrize("rule", [ESWMV(3, 4), Discrepancy(), BestLoss(), Budget(3)])
+@pytest.mark.parametrize("rule", [ESWMV(3, 4), ESEMV(0.3, 4, 2), Discrepancy(), BestLoss(), Budget(3)])
 def test_stopped_methods_pass_check_method(rule):
     check_method(Stopped(DMPlug(iterations=8), rule)).require()
 
@@ -155,6 +176,10 @@ def test_stopped_methods_pass_check_method(rule):
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="window >= 2"):
         ESWMV(window=1)
+    with pytest.raises(ValueError, match="alpha must lie in"):
+        ESEMV(alpha=1.0)
+    with pytest.raises(ValueError, match="patience >= 1"):
+        ESEMV(patience=0)
     with pytest.raises(ValueError, match="steps must be at least 1"):
         Budget(0)
     with pytest.raises(ValueError, match="tau must be positive"):
