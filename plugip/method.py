@@ -42,7 +42,9 @@ class Method(Protocol[S]):
 
     A method may also have ``iterations`` (its fixed number of steps), and ``seed(state)`` and
     ``theta(state)``: the latent seed of the answer, and the admissible value found for the
-    unknown part of a blind operator. One without ``theta`` is not given blind problems.
+    unknown part of a blind operator. One without ``theta`` is not given blind problems. One that
+    solves a constrained problem may have ``certificate(state)``, a ``diagnostics.Certificate``.
+    Wrappers may have ``picked_step(state)`` and ``start_losses(state)`` as well.
     """
 
     def init(self, problem: Problem, rng: Rng) -> S:
@@ -85,6 +87,7 @@ class Solution:
         diagnostics: Checks that need no true image, per image.
         theta: Admissible value found for a blind operator's unknown, that of ``x_hat``; a tensor
             (B, ...) or a dict of them.
+        start_losses: What each of several starts was judged by, (B, S); the least one won.
     """
 
     x_hat: Tensor
@@ -99,6 +102,7 @@ class Solution:
     trace: list[Trace]
     diagnostics: list[Diagnostics]
     theta: Unknown | None = None
+    start_losses: Tensor | None = None
 
     def select(self, i: int) -> Solution:
         """Returns the solution of one image, as a batch of one."""
@@ -125,6 +129,7 @@ def join(parts: list[Solution]) -> Solution:
         trace=[v for p in parts for v in p.trace],
         diagnostics=[v for p in parts for v in p.diagnostics],
         theta=_cat([p.theta for p in parts]),
+        start_losses=_cat([p.start_losses for p in parts]),
     )
 
 

@@ -99,6 +99,16 @@ class Rng:
         return chosen
 
     @staticmethod
+    def choose(parts: Sequence[Rng], which: Sequence[int]) -> Rng:
+        """Returns the streams of ``parts[which[i]]`` for image i, going on where they stand.
+
+        All parts belong to the same images. Children of the result are those of the first part.
+        """
+        chosen = parts[0].select(range(len(which)))
+        chosen._streams = [parts[k]._streams[i] for i, k in enumerate(which)]
+        return chosen
+
+    @staticmethod
     def _gather(draws: list[Tensor], like: Tensor | None) -> Tensor:
         stacked = torch.stack(draws)
         return stacked if like is None else stacked.to(device=like.device, dtype=like.dtype)

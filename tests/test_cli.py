@@ -94,7 +94,8 @@ def test_the_command_line_needs_no_torch():
 def test_help_lists_the_groups_and_the_users_own(run):
     code, out, _ = run("--config-dir", "conf", "--help")
     assert code == 0
-    assert "gaussian_deblur" in out and "\nmethod: descent, dmplug" in out
+    (methods,) = [line for line in out.splitlines() if line.startswith("method: ")]
+    assert "gaussian_deblur" in out and "descent, " in methods and "dmplug, " in methods
 
 
 def test_cfg_shows_one_part(run):
@@ -250,6 +251,13 @@ def test_a_real_measurement(run):
 def test_a_stopping_rule_from_the_command_line(run):
     code, out, _ = run(*COMMAND, "stopping=best_loss", "halt=false")
     assert code == 0 and "stopped" in out
+
+
+def test_several_starts_from_the_command_line(run):
+    words = ["restarts=multi_start", "restarts.starts=3", "restarts.trial=2", "stopping=best_loss"]
+    code, out, _ = run(*COMMAND, *words, "output.folder=out")
+    (losses,) = Path("out").rglob("start_losses.npy")
+    assert code == 0 and "Descent" in out and np.load(losses).shape == (3,)
 
 
 def test_a_multirun_runs_every_combination_each_in_its_folder(run):

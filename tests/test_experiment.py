@@ -19,7 +19,7 @@ from plugip.experiment.pictures import drawn, looks_like_image, picture_of
 from plugip.experiment.scoring import Judge
 from plugip.experiment.team import Team, join_team
 from plugip.method import Info
-from plugip.methods import DMPlug
+from plugip.methods import DPS, DMPlug
 from plugip.metrics import LPIPS, PSNR, SSIM
 from plugip.noise import GaussianNoise, UnknownNoise
 from plugip.operators import (
@@ -442,8 +442,8 @@ def test_real_measurements_of_a_blind_operator_are_solved(make, photos):
 
 def test_a_method_without_theta_is_refused_before_any_solving(make):
     blind = BlindBlur(5, truth=GaussianKernel(1.0, 5))
-    for method in (METHOD, Stopped(METHOD, Budget(2))):
-        with pytest.raises(TypeError, match="DMPlug needs a known operator, but BlindBlur has"):
+    for method in (DPS(2), Stopped(DPS(2), Budget(2))):
+        with pytest.raises(TypeError, match="DPS needs a known operator, but BlindBlur has"):
             make(**blind_parts(blind) | {"method": method}).run()
 
 

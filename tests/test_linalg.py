@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from toys import close, normal
 
-from plugip.linalg import conjugate_gradient, dot, norm, per_image, where
+from plugip.linalg import conjugate_gradient, dot, norm, per_image, project_l1, where
 
 
 def positive_definite(batch: int, n: int, lowest: float = 0.1) -> Tensor:
@@ -138,3 +138,46 @@ def test_single_precision_is_enough_for_the_default_tolerance():
     weights = torch.logspace(-3, 0, 64)
     x = conjugate_gradient(lambda v: weights * v, normal(2, 64, dtype=torch.float32))
     assert x.dtype == torch.float32
+
+
+def nearest_in_ball(v: Tensor, radius: float) -> Tensor:
+    """Projects one short vector onto the l1 ball by trying every set of entries that stay."""
+    if float(v.abs().sum()) <= radius:
+        return v
+    best = torch.zeros_like(v)
+    for kept in range(1, 2 ** len(v)):
+        rows = torch.tensor([bool(kept >> i & 1) for i in range(len(v))])
+        shrink = (v[rows].abs().sum() - radius) / rows.sum()
+        sizes = torch.where(rows, v.abs() - shrink, 0.0)
+        candidate = v.sign() * sizes
+        if bool((sizes >= 0).all()) and (candidate - v).norm() < (best - v).norm():
+            best = candidate
+    return best
+
+
+def test_l1_projection_is_the_nearest_point_of_the_ball():
+    v = normal(12, 6, seed=5) * torch.linspace(2, 0.1, 12, dtype=torch.float64)[:, None]
+    v[3, :2] = v[3, 2]  # ties
+    radii = torch.linspace(0.2, 3, 12, dtype=torch.float64)
+    pairs = zip(v, radii.tolist(), strict=True)
+    expected = torch.stack([nearest_in_ball(*pair) for pair in pairs])
+    inside = v.abs().sum(dim=1) <= radii
+    assert bool(inside.any()) and not bool(inside.all())
+    close(project_l1(v, radii), expected)
+    close(project_l1(v.reshape(12, 2, 3), radii).flatten(1), expected)
+    assert torch.equal(project_l1(v, radii)[inside], v[inside])
+
+
+def test_l1_projection_by_hand():
+    v = torch.tensor([[3.0, -1.0, 0.5], [0.0, 0.0, 0.0]])
+    assert project_l1(v, 2.0).tolist() == [[2, 0, 0], [0, 0, 0]]
+    assert project_l1(v, 3.0).tolist() == [[2.5, -0.5, 0], [0, 0, 0]]
+    assert project_l1(v, 0.0).abs().max() == 0
+
+
+def test_l1_projection_of_a_long_float32_vector_meets_the_radius():
+    v = normal(2, 200_000, dtype=torch.float32)
+    sums = project_l1(v, 1000.0).double().abs().sum(dim=1)
+    close(sums, torch.full_like(sums, 1000.0), 1e-5)
+    with pytest.raises(ValueError, match=r"radius must not be negative, got -1"):
+        project_l1(v, -1.0)

@@ -126,6 +126,8 @@ def _experiment(cfg: DictConfig) -> Experiment:
     data.items()
     record = Record(_folder(config), config, config["output"]["bits"])
     method = part("method")
+    if config["restarts"]:
+        method = part("restarts")(method)
     if config["stopping"]:
         method = Stopped(method, part("stopping"), halt=bool(config["halt"]))
     return Experiment(

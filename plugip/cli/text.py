@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plugip.experiment import Experiment, Summary
@@ -14,10 +14,10 @@ MANY = 8  # images; the lines of more are in scores.jsonl
 
 def opening(experiment: Experiment) -> str:
     """Returns one line that says what is about to happen."""
-    from plugip.stopping import Stopped
-
-    method = experiment.method
-    name = type(method.method if isinstance(method, Stopped) else method).__name__
+    method: Any = experiment.method
+    while hasattr(method, "method"):  # a wrapper, such as a stopping rule, keeps it there
+        method = method.method
+    name = type(method).__name__
     count = len(experiment.data.items())
     images = f"{count} image{'s' if count != 1 else ''}"
     operator, prior = type(experiment.operator).__name__, type(experiment.prior).__name__

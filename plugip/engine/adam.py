@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from plugip.engine.objective import Evaluation, Objective
+from plugip.engine.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Adam:
         beta2: Decay of the second moment.
         eps: Added to the root of the second moment. Losses that are means over y have gradients
             near 1e-7, where this floor slows Adam down; likelihood losses do not.
+        schedule: How lr changes with the number of updates; None: it does not.
 
     Source: Kingma and Ba 2015, algorithm 1.
     """
@@ -41,6 +43,7 @@ class Adam:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -58,7 +61,8 @@ class Adam:
         k = state.updates + 1
         first = self.beta1 * state.first + (1 - self.beta1) * here.grad
         second = self.beta2 * state.second + (1 - self.beta2) * here.grad.square()
-        rate = self.lr / (1 - self.beta1**k)
+        lr = self.lr if self.schedule is None else self.lr * self.schedule(state.updates)
+        rate = lr / (1 - self.beta1**k)
         spread = (second / (1 - self.beta2**k)).sqrt() + self.eps
         rates = objective.rates(state.z)
         move = rate * first / spread if rates is None else rate * rates * first / spread

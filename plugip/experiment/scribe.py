@@ -93,6 +93,8 @@ class Scribe:
             arrays |= named_parts(name, theta)
         unknowns = {name: array for name, array in arrays.items() if name != "measurement"}
         pictures |= {name: p for name, theta in unknowns.items() for p in drawn(theta)}
+        if solution.start_losses is not None:
+            arrays["start_losses"] = solution.start_losses[0]
         trace = _columns(solution.trace[0], self.std)
         self.record.write_parts(Parts(case.id, case.digest, rows, pictures, arrays, view, trace))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path as File
 
 import torch
@@ -57,6 +58,17 @@ class SeedPrior(Equipped):
         if output.requires_grad:
             output.register_hook(self.counter.count_vjp)
         return output
+
+    def stages(self) -> list[Callable[[Tensor], Tensor]]:
+        """Returns maps whose composition is ``decode``, for methods that search between layers.
+
+        Raises:
+            TypeError: If it is not known where the map may be split.
+        """
+        raise TypeError(
+            f"{type(self).__name__} cannot be split into layers; take a method that treats it as "
+            "one (method=csgm)"
+        )
 
     @torch.no_grad()
     def uncounted(self, z: Tensor) -> Tensor:
@@ -165,7 +177,34 @@ class GeneratorPrior(SeedPrior):
 
     def decode(self, h: Tensor) -> Tensor:
         """Maps seeds (B, *shape) to images in [-1, 1], (B, C, H, W); one NFE."""
-        made = self.runtime.run(lambda z: only_tensor(self.network, self.network(z)), h)
+        return self._finished(self._run(self.network, h))
+
+    def stages(self) -> list[Callable[[Tensor], Tensor]]:
+        """Returns the network's own ``stages``, or the parts of an ``nn.Sequential``.
+
+        A network that is built otherwise says how it is split by an attribute ``stages``, a list
+        of modules that are called one after the other, one tensor to one tensor. Only the last
+        stage counts, as one NFE, so that a pass through any number of them costs at most one.
+
+        Raises:
+            TypeError: If the network has no ``stages`` and is no ``nn.Sequential``.
+        """
+        parts = getattr(self.network, "stages", None)
+        if parts is None and isinstance(self.network, nn.Sequential):
+            parts = self.network
+        if not isinstance(parts, Iterable):
+            raise TypeError(
+                f"the network {type(self.network).__name__} cannot be split into layers: it is no "
+                "nn.Sequential and has no attribute stages, a list of modules; give it one, or "
+                "take a method that treats it as one (method=csgm)"
+            )
+        maps = [partial(self._run, part) for part in parts]
+        return [*maps[:-1], lambda h: self._finished(maps[-1](h))]
+
+    def _run(self, part: nn.Module, h: Tensor) -> Tensor:
+        return self.runtime.run(lambda v: only_tensor(part, part(v)), h)
+
+    def _finished(self, made: Tensor) -> Tensor:
         return self.output_range.to_signed(self.counted(made))
 
 

@@ -23,6 +23,7 @@ class Row:
         metric_notes: Why, by metric.
         residual: Root mean square of A(x_hat) - y over observed entries, in the units of y.
         residual_to_noise, chi_square, seed_norm, saturation, explains_y: See Diagnostics.
+        stationarity, violation: Of a constrained minimum, see Certificate.
         nfe, vjps, seconds, peak_memory: Cost of the whole solve of this image.
         rng_seed: The integer of reproducibility.
         config_hash: Names the settings, without paths and devices.
@@ -41,6 +42,8 @@ class Row:
     seed_norm: float | None = None
     saturation: float | None = None
     explains_y: bool | None = None
+    stationarity: float | None = None
+    violation: float | None = None
     nfe: int | None = None
     vjps: int | None = None
     seconds: float | None = None
@@ -58,7 +61,8 @@ class Parts:
         digest: sha256 of its file; another file under the same name is solved again.
         rows: Its rows; it counts as finished if all are "ok".
         pictures: Images (C, H, W) in [-1, 1] by name: truth, measurement, reconstruction, ...
-        arrays: Exact tensors by name: the measurement, and the unknown of a blind operator.
+        arrays: Exact tensors by name: the measurement, the unknown of a blind operator, and what
+            each of several starts was judged by.
         view: How ``pictures["measurement"]`` shows y, if not as it is.
         trace: Columns of the trace by name, of equal length.
     """

@@ -8,12 +8,13 @@ import torch
 from configs import prior_config
 from nets import Affine, TinyGAN, normal
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from plugip.building import build
 from plugip.engine.adam import Adam
 from plugip.engine.lbfgs import LBFGS
 from plugip.engine.linearize import linearize
+from plugip.engine.misfit import seed_misfit
 from plugip.loop import solve
 from plugip.methods import DPS, DMPlug
 from plugip.noise import GaussianNoise
@@ -76,7 +77,7 @@ def test_an_evaluation_costs_one_forward_and_one_backward():
 
 def test_linearised_products_are_those_of_the_generator():
     p = problem(affine())
-    objective = DMPlug().objective(p)
+    objective = seed_misfit(p, Generator())
     z, v = normal(2, 5, seed=6), normal(2, 5, seed=7)
     parts = linearize(objective, z)
     pushed = Half()((v @ MATRIX.T).view(2, *IMAGE)) / 0.05
@@ -294,3 +295,35 @@ def test_the_config_runs_a_torchscript_file(scripted):
     given = {"source": str(scripted[0]), "shape": [6, 1, 1]}
     prior = build(OmegaConf.merge(prior_config("torchscript"), given))
     assert prior.image_shape == (3, 8, 8)
+
+
+# --- stages
+
+
+class Staged(nn.Module):
+    """A generator that names its stages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([TinyGAN().layers[:3], TinyGAN().layers[3:]])
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.stages[1](self.stages[0](z))
+
+
+@pytest.mark.parametrize("network", [TinyGAN().layers, Staged()])
+def test_stages_compose_to_the_whole_and_cost_one_call(network):
+    prior = GeneratorPrior(network, [6, 1, 1], [-0.5, 0.5], probe=False)
+    h = z = normal(2, 6, 1, 1, seed=8).float().requires_grad_()
+    stages = prior.stages()
+    assert len(stages) == len(getattr(network, "stages", network))
+    for stage in stages:
+        h = stage(h)
+    h.sum().backward()
+    assert (prior.counter.nfe, prior.counter.vjps) == (1, 1)
+    torch.testing.assert_close(h, prior.decode(z))
+
+
+def test_a_network_that_cannot_be_split_is_refused():
+    with pytest.raises(TypeError, match=r"TinyGAN cannot be split into layers: it is no nn\.Seq"):
+        GeneratorPrior(TinyGAN(), [6, 1, 1], probe=False).stages()
