@@ -6,7 +6,7 @@ prior's own path; Heun and midpoint steps are taken there as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -256,17 +256,19 @@ class Generator:
 
     Args:
         steps: Number of reverse steps K.
-        grid: Time grid: uniform, leading, trailing, quadratic or poly7.
+        grid: Time grid: uniform, leading, trailing, quadratic or poly7; or the K times themselves,
+            decreasing within (0, 1], to which the final 0 is added.
         solver: Step rule: ddim, heun or midpoint.
         clip: Clip mode for estimates of x_0: none, hard or straight_through.
         checkpoint: Recompute activations; memory constant in ``steps``, about half more time.
 
     Raises:
-        ValueError: If a name is unknown (the nearest is suggested) or ``steps`` is below 1.
+        ValueError: If a name is unknown (the nearest is suggested), ``steps`` is below 1, or given
+            times are not one for each step, decreasing within (0, 1].
     """
 
     steps: int = 3
-    grid: str = "uniform"
+    grid: str | Sequence[float] = "uniform"
     solver: str = "ddim"
     clip: str = "none"
     checkpoint: bool = False
@@ -274,13 +276,18 @@ class Generator:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        choose(GRIDS, self.grid, "grid")
+        if isinstance(self.grid, str):
+            choose(GRIDS, self.grid, "grid")
+        else:  # as a tuple, so that equal settings are equal and have one hash
+            object.__setattr__(self, "grid", _given_times(self.grid, self.steps))
         choose(STEPS, self.solver, "solver")
         choose(CLIPS, self.clip, "clip")
 
     def times(self, path: Path) -> Tensor:
         """Returns the K + 1 decreasing times on a path."""
-        return GRIDS[self.grid](path, self.steps)
+        if isinstance(self.grid, str):
+            return GRIDS[self.grid](path, self.steps)
+        return torch.tensor([*self.grid, 0.0], dtype=torch.float64)
 
     def __call__(self, prior: Prior, z: Tensor) -> Tensor:
         """Maps seeds (B, *prior.shape) to images (B, C, H, W)."""
@@ -290,3 +297,14 @@ class Generator:
             prior, z, self.times(prior.path), STEPS[self.solver], CLIPS[self.clip], self.checkpoint
         )
         return prior.decode(h)
+
+
+def _given_times(grid: Iterable[float], steps: int) -> tuple[float, ...]:
+    times = [float(t) for t in grid] if isinstance(grid, Iterable) else []
+    falls = all(t > s for t, s in pairwise([*times, 0.0]))
+    if len(times) != steps or not falls or times[0] > 1:
+        raise ValueError(
+            f"grid must be a name ({', '.join(GRIDS)}) or one time for each of the {steps} steps, "
+            f"decreasing within (0, 1], got {grid}"
+        )
+    return tuple(times)

@@ -1,10 +1,14 @@
 """The reverse process: known answers, diffusers' steps, orders, gradients and costs."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torch.testing import assert_close
 
+from plugip.building import build
 from plugip.path import (
     SIGNED,
     DiscretePath,
@@ -317,6 +321,39 @@ def test_the_generator_decodes_what_the_reverse_process_makes():
     images = Generator(steps=3, grid="quadratic", solver="heun", clip="hard")(prior, z)
     h = reverse(prior, z, GRIDS["quadratic"](prior.path, 3), heun_step, clip_hard)
     assert torch.equal(images, prior.decode(h))
+
+
+def test_given_times_are_walked_as_they_stand():
+    prior, z = gaussian(), normal(2, *SHAPE)
+    given = Generator(steps=2, grid=[1.0, 0.25])
+    assert given.times(prior.path).tolist() == [1.0, 0.25, 0.0]
+    assert torch.equal(given(prior, z), Generator(steps=2, grid="quadratic")(prior, z))
+    assert given == Generator(steps=2, grid=(1, 0.25)) != Generator(steps=2, grid=(1, 0.5))
+    assert len({given, Generator(steps=2, grid=(1, 0.25))}) == 1
+    with pytest.raises(FrozenInstanceError):
+        given.grid = (1.0, 0.5)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("grid", [[1, 0.6], OmegaConf.create([1, 0.6]), "quadratic"])
+def test_given_times_come_from_configs(grid):
+    target = {"_target_": "plugip.reverse.Generator", "steps": 2, "grid": grid}
+    for cfg in (target, OmegaConf.create(target)):
+        built = build(cfg)
+        assert built == Generator(2, grid)
+        assert built.grid == (grid if isinstance(grid, str) else (1.0, 0.6))
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        *([1, 0.5], [1, 0.5, 0.2, 0.1], [], 0.5, None),
+        *([1, 0.2, 0.5], [1, 0.5, 0.5], [1, float("nan"), 0.2], [float("nan"), 0.5, 0.2]),
+        *([1.01, 0.5, 0.2], [1, 0.5, 0.0], [1, 0.5, -0.2]),
+    ],
+)
+def test_times_that_are_no_grid_are_refused(grid):
+    with pytest.raises(ValueError, match=r"each of the 3 steps, decreasing within \(0, 1\]"):
+        Generator(steps=3, grid=grid)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,153 @@
+"""All plug-in methods on six problems, each through the command that a user types.
+
+Run: ``python -m experiments.plugin_family --faces FOLDER --out runs/plugin_family``. It calls
+``plugip`` once for each method and task; each of these runs has its own folder below ``--out`` and
+goes on where it was interrupted. It writes table.md and figure.png. README.md beside this file
+says what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.plugin_family.findings import Findings, draw, table
+
+TASKS = {
+    "super-resolution": "super_resolution",
+    "inpainting": "inpaint_random",
+    "camera blur": "nonlinear_deblur",
+    "blind motion blur": "blind_motion_deblur",
+    "blind Gaussian blur": "blind_gaussian_deblur",
+    "phase retrieval": "phase_retrieval",
+}
+BLIND = ("blind motion blur", "blind Gaussian blur")
+NEED_PICTURE = "phase retrieval"  # its measurement guides nobody
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method as it is run.
+
+    Attributes:
+        words: What is said to plugip.
+        without: Tasks that it does not solve.
+        stopping: The stopping rule that picks, while the method goes on to its end.
+    """
+
+    words: tuple[str, ...]
+    without: tuple[str, ...] = ()
+    stopping: str = "discrepancy"
+
+
+RANDOM = "method.start._target_=plugip.engine.start.GaussianStart"
+METHODS = {
+    "DMPlug": Entry(("method=dmplug", "method.iterations=100")),
+    "DMPlug, published": Entry(("method=dmplug_paper", "method.iterations=125")),
+    "DMPlug, 4 starts": Entry(
+        ("method=dmplug", "method.iterations=100", f"+{RANDOM}", "restarts=multi_start",
+         "restarts.starts=4", "restarts.trial=10")
+    ),
+    "FMPlug": Entry(("method=fmplug", "method.iterations=100"), (NEED_PICTURE,)),
+    "FMPlug, warm start": Entry(
+        ("method=fmplug_warm_start", "method.iterations=100"), (NEED_PICTURE,)
+    ),
+    "D-Flow": Entry(("method=dflow", "method.iterations=30"), (NEED_PICTURE,)),
+    "DMILO": Entry(("method=dmilo", "method.outer=3", "method.inner=40"), BLIND),
+    "DMILO-PGD": Entry(("method=dmilo_pgd", "method.outer=3", "method.inner=40"), BLIND),
+    "DIP": Entry(("method=dip", "prior=untrained", "method.iterations=600"), (), "es_wmv"),
+    "DPS": Entry(("method=dps",), BLIND),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of plugip."""
+
+    method: str
+    task: str
+    folder: Path
+    words: tuple[str, ...]
+
+
+def runs(options: argparse.Namespace) -> list[Run]:
+    """Returns all calls, task by task."""
+    prior = ("prior=diffusers", f"prior.source={options.prior}") if options.prior else ()
+    found = []
+    for task, name in TASKS.items():
+        for method, entry in METHODS.items():
+            if task in entry.without or not _wanted(options, task, method):
+                continue
+            folder = options.out / name / method.replace(",", "").replace(" ", "_")
+            own = () if any(w.startswith("prior=") for w in entry.words) else prior
+            words = (
+                f"task={name}", *entry.words, *own, f"stopping={entry.stopping}", "halt=false",
+                "data=folder", f"data.path={_listed(options)}", f"output.folder={folder}",
+            )  # fmt: skip
+            found.append(Run(method, task, folder, words))
+    return found
+
+
+def _wanted(options: argparse.Namespace, task: str, method: str) -> bool:
+    tasks, methods = options.tasks or TASKS, options.methods or METHODS
+    return task in tasks and method in methods
+
+
+def _listed(options: argparse.Namespace) -> str:
+    """Returns the faces as a list; the first five of the folder are for tuning only."""
+    files = sorted(options.faces.glob("*.png"))[5:][: options.count]
+    if not files:
+        raise SystemExit(f"{options.faces} holds no faces beyond the first five")
+    return "[" + ",".join(map(str, files)) + "]"
+
+
+def call(run: Run) -> int:
+    """Calls plugip for one run; its words go to a log beside the results."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (run.folder.parent / f"{run.folder.name}.log").open("a") as log:
+        command = [sys.executable, "-m", "plugip", *run.words]
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+    said = "done" if done.returncode == 0 else f"FAILED, see {log.name}"
+    print(f"{run.task} | {run.method}: {said}", flush=True)
+    return done.returncode
+
+
+def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--faces", type=Path, required=True, help="folder of faces to restore")
+    parser.add_argument("--out", type=Path, default=Path("runs/plugin_family"))
+    parser.add_argument("--prior", help="a diffusers folder; default: the embedded prior")
+    parser.add_argument("--count", type=int, default=27, help="faces, after the first five")
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time, a thread each")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="some tasks only")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="some methods only")
+    parser.add_argument("--draw", action="store_true", help="only draw what has been found so far")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Makes all runs, then table and figure; returns how many runs failed."""
+    options = options_of(words)
+    planned, failed = runs(options), 0
+    if not options.draw:
+        with ThreadPoolExecutor(options.processes) as pool:
+            failed = sum(code != 0 for code in pool.map(call, planned))
+    findings = Findings({(r.method, r.task): r.folder for r in planned})
+    given = words if words is not None else sys.argv[1:]
+    text = table(findings, shlex.join(["python", "-m", "experiments.plugin_family", *given]))
+    (options.out / "table.md").write_text(text, "utf-8")
+    draw(findings, options.out / "figure.png")
+    print(f"\n{text}\n{options.out}: table.md, figure.png")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
