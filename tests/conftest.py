@@ -1,9 +1,9 @@
-"""Settings of all tests: one thread, and ``from toys import ...`` from any folder."""
+"""Settings of all tests: one thread; ``toys`` and ``experiments`` are found from any folder."""
 
 import sys
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 torch.set_num_threads(1)

@@ -3,10 +3,8 @@
 import json
 import math
 import shutil
-import sys
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +12,10 @@ from PIL import Image
 from torch.testing import assert_close
 from toys import normal
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where experiments/ is
-
 from experiments import ledger as ledgers
+from experiments.reverse_steps import __main__ as run
 from experiments.reverse_steps import bench as benches
-from experiments.reverse_steps import figures, measures, run
+from experiments.reverse_steps import figures, measures
 from experiments.reverse_steps import study as studies
 from experiments.reverse_steps.measures import Setting
 from plugip.data import ImageFolder

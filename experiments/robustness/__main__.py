@@ -19,17 +19,11 @@ from typing import Any
 import torch
 
 from experiments.ledger import Ledger, work_off, workers
+from experiments.prior import load_prior
 from experiments.robustness.courses import NOISES, WAYS, Bench, Job
 from plugip.data import ImageFolder
-from plugip.prior import Prior
-from plugip.priors import DiffusersUNet, faces64
 
 Rows = dict[tuple[str, str], list[dict[str, Any]]]
-
-
-def load_prior(folder: str | None) -> Prior:
-    """Loads a diffusers folder, or the embedded prior."""
-    return faces64() if folder is None else DiffusersUNet.from_pretrained(folder)
 
 
 def grouped(ledger: Ledger) -> Rows:

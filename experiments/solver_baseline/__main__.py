@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from experiments.ledger import Ledger, work_off, workers
+from experiments.prior import load_prior
 from experiments.solver_baseline.courses import (
     BUDGETS,
     PUBLISHED,
@@ -28,16 +29,9 @@ from experiments.solver_baseline.courses import (
 from experiments.solver_baseline.figures import draw
 from experiments.solver_baseline.findings import Findings, table
 from plugip.data import ImageFolder, Item
-from plugip.prior import Prior
-from plugip.priors import DiffusersUNet, faces64
 
 TUNING = 5  # the first faces of the folder: settings may be chosen on them
 STARTS, WEIGHTS = ("zero", "gaussian"), (1.0, 0.0)
-
-
-def load_prior(folder: str | None) -> Prior:
-    """Loads a diffusers folder, or the embedded prior."""
-    return faces64() if folder is None else DiffusersUNet.from_pretrained(folder)
 
 
 def settings(solvers: dict[str, tuple[float, ...]]) -> list[Setting]:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from toys import close, normal
 
 from plugip.engine.shared import shared_seeds
 from plugip.reverse import Generator
 from plugip.rng import Rng
 from plugip.testing.methods import toy_problem
-from tests.toys import close, normal
 
 IDS = ["a", "b", "c"]
 

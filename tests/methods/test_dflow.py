@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from toys import close, normal
 
 from plugip.engine.start import InvertedStart, invert
 from plugip.linalg import dot, norm
@@ -15,7 +16,6 @@ from plugip.reverse import Generator
 from plugip.rng import Rng
 from plugip.testing import check_method
 from plugip.testing.methods import toy_problem
-from tests.toys import close, normal
 
 IDS = ["a", "b", "c"]
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from toys import close, normal
 
 from plugip.engine.adam import Adam
 from plugip.engine.guide import ImageGuide, MeasurementGuide, picture
@@ -25,7 +26,6 @@ from plugip.reverse import Generator
 from plugip.rng import Rng
 from plugip.testing import check_method
 from plugip.testing.methods import toy_problem
-from tests.toys import close, normal
 
 TIGHT = LBFGS(tolerance=1e-10)
 

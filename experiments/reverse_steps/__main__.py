@@ -1,6 +1,6 @@
 """How many reverse steps, on which grid, by which rule: the study that decides the defaults.
 
-Run: ``python experiments/reverse_steps/run.py --faces FOLDER --train ZIP``. It writes rows.jsonl,
+Run: ``python -m experiments.reverse_steps --faces FOLDER --train ZIP``. It writes rows.jsonl,
 table.md, figure.png and sheet.png into ``--out``; the same command goes on where it was
 interrupted. README.md beside this file says what is measured.
 """
@@ -16,23 +16,19 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where experiments/ is
-
 from experiments.ledger import Ledger, workers
+from experiments.prior import load_prior
 from experiments.reverse_steps.bench import Bench, run
 from experiments.reverse_steps.figures import Findings, draw, draw_sheet, table
 from experiments.reverse_steps.study import Study
 from plugip.data import ImageFolder
-from plugip.prior import Prior
-from plugip.priors import DiffusersUNet, faces64
 
 TUNING = 5  # the first faces of the folder: decisions may look at them
 
 
 def open_bench(folder: str | None, study: Study) -> Bench:
     """Loads a diffusers folder, or the embedded prior, and puts it to the study."""
-    prior: Prior = faces64() if folder is None else DiffusersUNet.from_pretrained(folder)
-    return Bench(prior, study)
+    return Bench(load_prior(folder), study)
 
 
 def study_of(options: argparse.Namespace) -> Study:
@@ -100,7 +96,7 @@ def main() -> None:
         with workers(opening, options.processes) as hands:
             run(bench, ledger, hands)
     findings = Findings(bench, ledger)
-    command = shlex.join(["python", "experiments/reverse_steps/run.py", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "experiments.reverse_steps", *sys.argv[1:]])
     text = table(findings, command)
     (options.out / "table.md").write_text(text, "utf-8")
     draw(findings, options.out / "figure.png")
