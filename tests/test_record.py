@@ -12,6 +12,7 @@ from PIL import Image
 
 from plugip.data import load_image
 from plugip.record import Parts, Record, RecordError, Row, run_hash, settings_hash
+from plugip.record.figures import Strip, comparison
 from plugip.record.files import (
     csv_bytes,
     json_bytes,
@@ -314,3 +315,16 @@ def test_failed_images_make_no_figure(record):
     record.write_parts(Parts("c", "", [Row("c", "", "failed", "it is damaged")]))
     record.end(["c"], {}, "title")
     assert not (record.folder / "figure.png").exists()
+
+
+def test_unknowns_of_blind_operators_have_columns_of_their_own(tmp_path):
+    """The figure gets wider by one panel for each part, the true one beside the found one."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    plain = {"truth": tmp_path / "picture.png", "reconstruction": tmp_path / "picture.png"}
+    found = [f"theta{kind}_{part}" for part in ("kernel", "tilt") for kind in ("", "_true")]
+    blind = plain | {name: tmp_path / "picture.png" for name in found}
+    widths = []
+    for pictures in (plain, blind):
+        png = comparison([Strip("a", pictures, {}, "", tmp_path / "none.csv")], "title")
+        widths.append(Image.open(io.BytesIO(png)).width)
+    assert widths[1] / widths[0] == pytest.approx(3, rel=0.01)

@@ -38,7 +38,7 @@ class Strip:
 
 
 def comparison(strips: list[Strip], title: str) -> bytes:
-    """Draws truth, measurement, baseline and reconstruction side by side, PSNR under each.
+    """Draws truth, measurement, baseline, reconstruction and unknowns, PSNR under each image.
 
     Args:
         strips: Images, one per line.
@@ -48,6 +48,7 @@ def comparison(strips: list[Strip], title: str) -> bytes:
         A PNG file.
     """
     columns = [c for c in COLUMNS if any(_picture(s, c[0]) for s in strips)]
+    columns += _unknowns(strips)
     figure, axes = _grid(len(strips), len(columns))
     for strip, line in zip(strips, axes, strict=True):
         for (name, heading, kinds), ax in zip(columns, line, strict=True):
@@ -84,6 +85,18 @@ def curves(strips: list[Strip], title: str) -> bytes:
     left.legend(fontsize=7, frameon=False)
     figure.suptitle(title, fontsize=11, color=_INK, wrap=True)
     return _png(figure)
+
+
+def _unknowns(strips: list[Strip]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Returns columns for the parts of blind operators' unknowns, the true one before the found."""
+    names = {name for strip in strips for name in strip.pictures if name.startswith("theta")}
+    parts = sorted({name.removeprefix("theta").removeprefix("_true") for name in names})
+    wanted = [(f"theta{kind}{part}", kind, part) for part in parts for kind in ("_true", "")]
+    return [
+        (name, f"{'true' if kind else 'found'} {part.strip('_') or 'unknown'}", ())
+        for name, kind, part in wanted
+        if name in names
+    ]
 
 
 def _grid(lines: int, columns: int) -> tuple[Figure, np.ndarray]:
