@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from plugip.data import load_image
 from plugip.operator import LinearOperator
@@ -29,18 +30,40 @@ class Guide(Protocol):
 class MeasurementGuide:
     """The measurement itself as a picture: simple distortions leave it close to the image.
 
-    A linear operator is inverted as far as the noise allows, (A*A + lam)^-1 A* y with lam five
-    times the noise variance; any other measurement must have the shape of an image.
+    A smaller y is enlarged by bicubic interpolation.
 
     Raises:
         TypeError: If the measurement is no picture; such problems need ``ImageGuide``.
 
-    Source: FMPlug, 2025 (arXiv 2511.16520), which takes y as it is.
+    Source: FMPlug, 2025 (arXiv 2511.16520).
     """
 
     def __call__(self, problem: Problem) -> Tensor:
-        x = picture(problem).clamp(-1, 1)
-        return problem.prior.encode(x)[:, None]
+        return problem.prior.encode(picture(problem).clamp(-1, 1))[:, None]
+
+
+@dataclass(frozen=True)
+class InverseGuide:
+    """The damped inverse (A*A + lam)^-1 A* y of a linear operator, lam five noise variances.
+
+    It explains y better than the measurement itself, so a search that may move towards it
+    (FMPlug's time) needs a bound: at time 0 it would stop at the guide.
+
+    Raises:
+        TypeError: If the operator is not linear, or its measurements are complex.
+    """
+
+    def __call__(self, problem: Problem) -> Tensor:
+        operator, y = problem.operator, problem.y
+        if not isinstance(operator, LinearOperator) or y.is_complex():
+            raise TypeError(
+                f"InverseGuide needs a linear operator with real measurements, which "
+                f"{type(operator).__name__} is not; use MeasurementGuide or ImageGuide"
+            )
+        lam = 5 * problem.noise.std**2 if problem.noise.std else DAMPING
+        with torch.no_grad():
+            x = operator.solve_normal(operator.adjoint(y), lam)
+        return problem.prior.encode(x.clamp(-1, 1))[:, None]
 
 
 @dataclass(frozen=True)
@@ -79,20 +102,19 @@ class ImageGuide:
 
 
 def picture(problem: Problem) -> Tensor:
-    """Returns a quick estimate of the image, (B, C, H, W), without any network.
+    """Returns the measurements as images, (B, C, H, W): as they are, or enlarged.
 
     Raises:
-        TypeError: If the operator is not linear and y has not the shape of an image.
+        TypeError: If measurements have not the channels of images, or are larger.
     """
-    operator, y = problem.operator, problem.y
-    if isinstance(operator, LinearOperator) and not y.is_complex():
-        lam = 5 * problem.noise.std**2 if problem.noise.std else DAMPING
-        with torch.no_grad():
-            return operator.solve_normal(operator.adjoint(y), lam)
-    if tuple(y.shape[1:]) == problem.prior.image_shape:
+    y, shape = problem.y, problem.prior.image_shape
+    if not y.is_complex() and tuple(y.shape[1:]) == shape:
         return y
+    pictures = not y.is_complex() and y.ndim == 4 and y.shape[1] == shape[0]
+    if pictures and all(a <= b for a, b in zip(y.shape[2:], shape[1:], strict=True)):
+        return interpolate(y, shape[1:], mode="bicubic", align_corners=False)
     raise TypeError(
-        f"a measurement of {type(operator).__name__} is no picture of shape "
-        f"{problem.prior.image_shape}, so it cannot guide; give pictures of the same kind, "
+        f"a measurement of {type(problem.operator).__name__}, shape {tuple(y.shape[1:])}, is no "
+        f"picture that {shape} could follow, so it cannot guide; give pictures of the same kind, "
         "method.guide._target_=plugip.engine.guide.ImageGuide method.guide.files=[...]"
     )

@@ -32,6 +32,7 @@ class WarmSeeds(Unknowns):
         penalty_of: Penalty on the seed.
         space: Where the seed may lie.
         steps: Adam's steps of time and weights where the seed's is 0.01.
+        least_time: Smallest time.
     """
 
     generator: Generator
@@ -40,6 +41,7 @@ class WarmSeeds(Unknowns):
     penalty_of: Penalty
     space: SeedSpace
     steps: tuple[float, float]
+    least_time: float = EARLIEST
 
     def image(self, problem: Problem, v: Tensor) -> Tensor:
         parts, prior, chosen = self.layout.split(v), problem.prior, self.generator
@@ -60,7 +62,7 @@ class WarmSeeds(Unknowns):
 
     def project(self, v: Tensor) -> Tensor:
         parts = self.layout.split(v)
-        inside = {"z": self.space(parts["z"]), "t": parts["t"].clamp(EARLIEST, 1)}
+        inside = {"z": self.space(parts["z"]), "t": parts["t"].clamp(self.least_time, 1)}
         return self.layout.join(parts | inside)
 
     def rates(self, v: Tensor) -> Tensor:

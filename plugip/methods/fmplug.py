@@ -32,8 +32,12 @@ class FMPlug(PlugIn):
 
     The guide g is the measurement as a picture, or a learned mix of a few pictures where y is
     none. The time t balances what the guide knows against what the prior adds: at t = 1 this is
-    DMPlug, at t = 0 the guide. Any denoising prior serves, in pixels or latent. The paper leaves
-    solver, iterations and first time open; those here were chosen on five development faces.
+    DMPlug, at t = 0 the guide. Any denoising prior serves, in pixels or latent.
+
+    Published is t in [0, 1]. There the minimum can be trivial: with linear operators the guide may
+    explain y by itself (a masked image does), and a good solver then lets t run to 0, where no
+    prior is left. So t has a lower bound here. The paper leaves solver, iterations and first time
+    open.
 
     Args:
         iterations: Solver iterations.
@@ -41,7 +45,8 @@ class FMPlug(PlugIn):
         solver: What minimises the objective.
         guide: Where the guide comes from.
         start: First seed.
-        start_time: First t, in [0.001, 1]; 0 is the image, 1 noise.
+        start_time: First t, from ``least_time`` to 1; 0 is the image, 1 noise.
+        least_time: Smallest t, at least 0.001.
         time_step: Adam's step of t where the seed's is 0.01; 0 keeps it fixed (warm start only).
         weight_step: Adam's step of the guide's weights where the seed's is 0.01.
         space: Where the seed may lie; ``Free`` together with ``seed_weight`` is the soft form.
@@ -61,7 +66,8 @@ class FMPlug(PlugIn):
     solver: AnySolver = field(default_factory=LBFGS)
     guide: Guide = field(default_factory=MeasurementGuide)
     start: Start = field(default_factory=GaussianStart)
-    start_time: float = 0.5
+    start_time: float = 0.7
+    least_time: float = 0.3
     time_step: float = 0.01
     weight_step: float = 0.1
     space: SeedSpace = field(default_factory=Shell)
@@ -71,8 +77,11 @@ class FMPlug(PlugIn):
 
     def __post_init__(self) -> None:
         require_iterations(self.iterations)
-        if not EARLIEST <= self.start_time <= 1:
-            raise ValueError(f"start_time must lie in [{EARLIEST}, 1], got {self.start_time}")
+        if not EARLIEST <= self.least_time <= self.start_time <= 1:
+            raise ValueError(
+                f"need {EARLIEST} <= least_time <= start_time <= 1, got {self.least_time} and "
+                f"{self.start_time}"
+            )
         if self.time_step < 0 or self.weight_step < 0:
             raise ValueError(
                 "time_step and weight_step must not be negative, got "
@@ -95,5 +104,6 @@ class FMPlug(PlugIn):
             parts["w"] = z.new_zeros((batch, guides.shape[1]))
         layout, penalty = Layout.of(parts), GaussianPenalty(self.seed_weight)
         steps = (self.time_step, self.weight_step)
-        unknowns = WarmSeeds(self.generator, guides, layout, penalty, self.space, steps)
+        space, least = self.space, self.least_time
+        unknowns = WarmSeeds(self.generator, guides, layout, penalty, space, steps, least)
         return unknowns, layout.join(parts)

@@ -88,7 +88,7 @@ def curves(strips: list[Strip], title: str) -> bytes:
 
 
 def _unknowns(strips: list[Strip]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Returns columns for the parts of blind operators' unknowns, the true one before the found."""
+    """Returns columns for the parts of unknowns, the true one before the found one."""
     names = {name for strip in strips for name in strip.pictures if name.startswith("theta")}
     parts = sorted({name.removeprefix("theta").removeprefix("_true") for name in names})
     wanted = [(f"theta{kind}{part}", kind, part) for part in parts for kind in ("_true", "")]

@@ -7,7 +7,7 @@ from torch import Tensor
 from toys import close, normal
 
 from plugip.engine.adam import Adam
-from plugip.engine.guide import ImageGuide, MeasurementGuide, picture
+from plugip.engine.guide import ImageGuide, InverseGuide, MeasurementGuide, picture
 from plugip.engine.lbfgs import LBFGS
 from plugip.engine.spaces import Free, Shell
 from plugip.engine.start import GaussianStart, ZeroStart
@@ -33,7 +33,9 @@ TIGHT = LBFGS(tolerance=1e-10)
 def fixed(t: float, steps: int = 3, **changes) -> FMPlug:
     """A warm start whose answer has a closed form."""
     settings = {"space": Free(), "seed_weight": 1.0, "start": ZeroStart(), "solver": TIGHT}
-    return FMPlug(80, Generator(steps), start_time=t, time_step=0.0, **(settings | changes))
+    return FMPlug(
+        80, Generator(steps), start_time=t, least_time=t, time_step=0.0, **(settings | changes)
+    )
 
 
 @pytest.mark.parametrize("t", [0.2, 0.7])
@@ -58,13 +60,13 @@ def test_at_time_one_the_guide_has_no_say():
 
 def test_near_time_zero_the_answer_is_the_guide():
     p = toy_problem()
-    method = FMPlug(1, Generator(1), start_time=1e-3, time_step=0.0)
+    method = FMPlug(1, Generator(1), start_time=1e-3, least_time=1e-3, time_step=0.0)
     guide = picture(p).clamp(-1, 1)
     assert (solve(p, method).x_hat - guide).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("solver", [LBFGS(), Adam(0.05)])
-@pytest.mark.parametrize("start_time", [0.1, 0.9])
+@pytest.mark.parametrize("start_time", [0.3, 0.9])
 def test_passes_check_method(solver, start_time: float):
     check_method(FMPlug(5, Generator(2), solver, start_time=start_time)).require()
 
@@ -79,7 +81,7 @@ def test_seed_stays_on_the_shell_and_time_inside(solver):
         radius = norm(method.seed(state)) / 192**0.5  # type: ignore[arg-type]
         t = state.unknowns.layout.split(state.v)["t"]  # type: ignore[attr-defined]
         assert ((radius > 0.99 - 1e-9) & (radius < 1.01 + 1e-9)).all()
-        assert ((t >= 1e-3) & (t <= 1)).all()
+        assert ((t >= 0.3) & (t <= 1)).all()
 
 
 @pytest.mark.parametrize("path", [FlowPath(), VPPath(), DiscretePath.linear()])
@@ -105,13 +107,26 @@ class White:
 def test_time_moves_towards_the_prior_where_the_guide_is_bad():
     p = toy_problem()
     settings = {"guide": White(), "space": Free(), "seed_weight": 1.0}
-    method = FMPlug(60, start_time=0.05, time_step=0.05, **settings)
+    method = FMPlug(60, start_time=0.05, least_time=1e-3, time_step=0.05, **settings)
     state = method.init(p, Rng(0, "solve", ["a", "b", "c"]))
     first = method.objective(p, state)(state.v)
     for _ in range(60):
         state, _ = method.step(p, state)
     assert (state.unknowns.layout.split(state.v)["t"] > 0.06).all()  # type: ignore[attr-defined]
     assert (method.objective(p, state)(state.v) < first).all()
+
+
+def test_a_guide_that_explains_y_swallows_the_prior_unless_time_has_a_bound():
+    """The trivial minimum of the published range of times, and what the bound makes of it."""
+    p = toy_problem()
+    ends = []
+    for least in (1e-3, 0.3):
+        method = FMPlug(40, guide=InverseGuide(), least_time=least, time_step=0.05)
+        state = method.init(p, Rng(0, "solve", ["a", "b", "c"]))
+        for _ in range(40):
+            state, _ = method.step(p, state)
+        ends.append(state.unknowns.layout.split(state.v)["t"].min())  # type: ignore[attr-defined]
+    assert ends[0] < 0.01 and ends[1] >= 0.3
 
 
 def faces(folder, count: int) -> tuple[list[str], Tensor]:
@@ -131,7 +146,7 @@ def test_few_shot_weights_find_the_right_picture(tmp_path):
     operator, noise = FourierMagnitude().double(), GaussianNoise(0.01)
     prior = GaussianPrior(torch.zeros(3, 8, 8), 0.5, FlowPath()).double()
     y = measure(operator, x, noise, 0)
-    method = FMPlug(40, guide=ImageGuide(files), start_time=0.1, weight_step=0.5)
+    method = FMPlug(40, guide=ImageGuide(files), start_time=0.1, least_time=0.1, weight_step=0.5)
     p = Problem(y, operator, noise, prior)
     state = method.init(p, Rng(0, "solve", ["a", "b", "c"]))
     for _ in range(40):
@@ -159,9 +174,16 @@ def test_pictures_of_measurements():
     assert torch.equal(picture(bent), bent.y)
     small = BicubicDownsample(4).double()
     linear = Problem(small(x), small, noise, prior)
-    assert norm(small(picture(linear)) - linear.y).max() < 0.02 * norm(linear.y).max()
+    assert picture(linear).shape == (2, 3, 16, 16)
+    inverse = InverseGuide()(linear)[:, 0]
+    assert norm(small(inverse) - linear.y).max() < 0.02 * norm(linear.y).max()
+    lam = 5 * 0.01**2
+    expected = small.solve_normal(small.adjoint(linear.y), lam).clamp(-1, 1)
+    close(inverse, expected)
     unknown = Problem(small(x), small, UnknownNoise(), prior)
-    assert MeasurementGuide()(unknown).shape == (2, 1, 3, 16, 16)
+    assert InverseGuide()(unknown).shape == MeasurementGuide()(unknown).shape == (2, 1, 3, 16, 16)
+    with pytest.raises(TypeError, match="needs a linear operator"):
+        InverseGuide()(bent)
 
 
 def test_what_cannot_guide_says_what_can():
@@ -188,7 +210,7 @@ def test_generators_without_a_denoiser_are_refused():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="start_time must lie in"):
+    with pytest.raises(ValueError, match=r"need 0\.001 <= least_time <= start_time"):
         FMPlug(start_time=0.0)
     with pytest.raises(ValueError, match="must not be negative"):
         FMPlug(time_step=-1.0)
