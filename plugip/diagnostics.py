@@ -16,6 +16,20 @@ FITS_NOISE = 0.5  # a MAP answer may lie somewhat below 1: y's noise is in part 
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """How nearly answers satisfy the first-order conditions of a constrained minimum.
+
+    Attributes:
+        stationarity: Norm of the Lagrangian's gradient, relative to max(1, norm of the unknowns);
+            (B,).
+        violation: Distance of the constraint from its bounds, in the constraint's own unit, (B,).
+    """
+
+    stationarity: Tensor
+    violation: Tensor
+
+
+@dataclass(frozen=True)
 class Diagnostics:
     """Signs of trust for one restored image.
 
@@ -32,6 +46,7 @@ class Diagnostics:
             without a seed.
         saturation: Share of values of x_hat at or beyond the ends of [-1, 1].
         explains_y: Whether chi_square is at most its limit; None if one of the two is unknown.
+        stationarity, violation: See Certificate; None where the method gives none.
     """
 
     residual_to_noise: float | None
@@ -40,10 +55,17 @@ class Diagnostics:
     seed_norm: float | None
     saturation: float
     explains_y: bool | None
+    stationarity: float | None = None
+    violation: float | None = None
 
     def sentences(self) -> list[str]:
         """Says in words what a user without the true image should know."""
         said = [_say_residual(self), _say_seed(self.seed_norm)]
+        if self.stationarity is not None and self.violation is not None:
+            said.append(
+                f"constrained minimum: relative gradient of the Lagrangian {self.stationarity:.1e}"
+                f", constraint violated by {self.violation:.1e}"
+            )
         if self.saturation > 0.1:
             said.append(
                 f"{self.saturation:.0%} of the values touch black or white: check the value range"
@@ -51,13 +73,16 @@ class Diagnostics:
         return [s for s in said if s]
 
 
-def diagnose(problem: Problem, x_hat: Tensor, z: Tensor | None) -> list[Diagnostics]:
+def diagnose(
+    problem: Problem, x_hat: Tensor, z: Tensor | None, certificate: Certificate | None = None
+) -> list[Diagnostics]:
     """Returns the checks of each image.
 
     Args:
         problem: The problem that was solved.
         x_hat: Answers, (B, C, H, W), in [-1, 1].
         z: Their seeds, (B, ...), if any.
+        certificate: What the method states of its answers, if it is one that does.
     """
     with torch.no_grad():
         y_clean = problem.operator(x_hat)
@@ -66,10 +91,18 @@ def diagnose(problem: Problem, x_hat: Tensor, z: Tensor | None) -> list[Diagnost
         saturated = (x_hat.abs() >= 1).flatten(1).double().mean(dim=1).tolist()
     norms = [None] * problem.batch if z is None else norm(z).tolist()
     seeds = [None if z is None or n is None else n / math.sqrt(z[0].numel()) for n in norms]
+    stated = _stated(certificate, problem.batch)
     return [
-        Diagnostics(f.ratio, f.chi_square, f.limit, seed, share, f.explains)
-        for f, seed, share in zip(fits, seeds, saturated, strict=True)
+        Diagnostics(f.ratio, f.chi_square, f.limit, seed, share, f.explains, *numbers)
+        for f, seed, share, numbers in zip(fits, seeds, saturated, stated, strict=True)
     ]
+
+
+def _stated(certificate: Certificate | None, batch: int) -> list[tuple[float | None, ...]]:
+    if certificate is None:
+        return [(None, None)] * batch
+    parts = certificate.stationarity.tolist(), certificate.violation.tolist()
+    return list(zip(*parts, strict=True))
 
 
 def chi_square_limit(count: float, excess_kurtosis: float = 0.0) -> float:

@@ -172,9 +172,7 @@ class _Run:
             seconds=[(time.perf_counter() - self.began) / self.size] * len(self.rows),
             peak_memory=self.memory.peak(),
             trace=[Trace(losses[:, i], residuals[:, i]) for i in range(len(self.rows))],
-            diagnostics=diagnose(
-                self.problem.known(theta), x_hat, z, self._told("certificate")
-            ),
+            diagnostics=diagnose(self.problem.known(theta), x_hat, z, self._told("certificate")),
             theta=theta,
             start_losses=self._told("start_losses"),
         )

@@ -90,6 +90,10 @@ class Problem:
             )
         return _unchecked(self.y, self.operator.at(theta), self.noise, self.prior)
 
+    def measured_by(self, operator: Operator) -> Problem:
+        """Returns the problem with another operator that makes measurements of the same shape."""
+        return _unchecked(self.y, operator, self.noise, self.prior)
+
     def select(self, rows: list[int]) -> Problem:
         """Returns the problem of some images of the batch."""
         if rows == list(range(self.batch)):

@@ -17,7 +17,7 @@ FLOORS = (
     {"operator", "refusals", "composition", "folding", "spectral", "linalg"}
     | {"path", "rng", "options", "metrics", "data"},
     {"noise", "prior"},
-    {"reverse", "problem", "priors"},
+    {"reverse", "problem", "priors", "untrained"},
     {"engine", "method", "diagnostics", "loop"},
     {"methods", "stopping"},
     {"record", "experiment", "training"},
@@ -45,6 +45,7 @@ DOORS = {
     "accelerate": {"experiment", "training"},
     "deepinv": {"bridges"},
     "transformers": {"priors"},
+    "pygranso": {"engine"},
 }
 
 

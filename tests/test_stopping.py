@@ -168,7 +168,9 @@ def test_halt_off_keeps_the_last_iterate_beside_the_pick():
     )
 
 
-@pytest.mark.parametrize("rule", [ESWMV(3, 4), ESEMV(0.3, 4, 2), Discrepancy(), BestLoss(), Budget(3)])
+@pytest.mark.parametrize(
+    "rule", [ESWMV(3, 4), ESEMV(0.3, 4, 2), Discrepancy(), BestLoss(), Budget(3)]
+)
 def test_stopped_methods_pass_check_method(rule):
     check_method(Stopped(DMPlug(iterations=8), rule)).require()
 

@@ -65,7 +65,7 @@ def _job(cfg: DictConfig) -> int:
     except KeyboardInterrupt:
         print("plugip: interrupted before the first image", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if cfg.get("debug"):
             raise
         print(f"plugip: {_sentence(error)}", file=sys.stderr)

@@ -1,8 +1,13 @@
-"""Limited-memory BFGS with a strong-Wolfe line search, every image for itself."""
+"""Limited-memory BFGS with a strong-Wolfe line search, every image for itself.
+
+Where the objective projects, the part of a gradient that a projection would undo is left out: at
+the edge of the admissible set the rest is what the loss can still gain by. Otherwise a line search
+would expect a decrease that no admissible step can give, and end far from the minimum.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -34,9 +39,9 @@ class LBFGS:
 
     Args:
         history: Pairs kept per image; 20 pairs of a 64 x 64 RGB seed take 2 MB.
-        tolerance: An image ends when ‖gradient‖ <= tolerance * max(1, ‖z‖), the gradient in units
-            of a likelihood: mean losses, whose gradients are thousands of times smaller, are
-            rescaled.
+        tolerance: An image ends when ‖gradient‖ <= tolerance * max(1, ‖z‖), the gradient times the
+            objective's rates and in units of a likelihood: mean losses, whose gradients are
+            thousands of times smaller, are rescaled.
         line_search: Chooses the step length.
 
     Source: Nocedal and Wright 2006, algorithms 7.4 and 7.5.
@@ -55,24 +60,30 @@ class LBFGS:
         empty = z.new_zeros((z.shape[0], 0, *z.shape[1:]))
         return LBFGSState(z, None, empty, empty, z.new_zeros((z.shape[0], 0)))
 
+    def again(self, state: LBFGSState) -> LBFGSState:
+        """Returns the state for an objective that changed a little: the same place and memory."""
+        return replace(state, here=None)
+
     def step(
         self, objective: Objective, state: LBFGSState
     ) -> tuple[LBFGSState, Tensor, Evaluation, Tensor]:
         """Evaluates the start, or makes one quasi-Newton step; one or a few evaluations."""
+        objective = _Admissible(objective)
         if state.here is None:
             here = objective.evaluate(state.z)
             state = LBFGSState(state.z, here, state.s, state.g, state.weight)
-            return state, state.z, here, self._flat(here, state.z)
+            return state, state.z, here, self._flat(here, state.z, objective.rates(state.z))
         direction = _descent(state, objective.rates(state.z))
         z, here, moved = self.line_search(
             objective, state.z, state.here, direction, _first_length(state, direction)
         )
         state = self._remember(state, z, here)
-        return state, z, here, self._flat(here, z) | ~moved
+        return state, z, here, self._flat(here, z, objective.rates(z)) | ~moved
 
-    def _flat(self, here: Evaluation, z: Tensor) -> Tensor:
+    def _flat(self, here: Evaluation, z: Tensor, rates: Tensor | None) -> Tensor:
         limit = self.tolerance * norm(z).clamp_min(1)
-        return norm(here.grad) <= (limit if here.unit is None else limit * here.unit)
+        slope = here.grad if rates is None else rates * here.grad
+        return norm(slope) <= (limit if here.unit is None else limit * here.unit)
 
     def _remember(self, state: LBFGSState, z: Tensor, here: Evaluation) -> LBFGSState:
         s, g = z - state.z, here.grad - state.here.grad  # type: ignore[union-attr]
@@ -121,8 +132,10 @@ def _scale(state: LBFGSState, rates: Tensor | None) -> Tensor:
 
 
 def _first_length(state: LBFGSState, direction: Tensor) -> Tensor:
-    # Without a history the direction has no scale: the first trial moves by length 1.
-    size = norm(direction)
+    # Without a history the direction has no scale: the first trial moves by length 1, measured
+    # against the rates. The direction is then -D grad, so this is its length in the metric 1 / D.
+    size = -dot(state.here.grad, direction)  # type: ignore[union-attr]
+    size = size.clamp_min(0).sqrt()
     usable = (
         (state.weight > 0).any(dim=1)
         if state.weight.shape[1]
@@ -131,3 +144,33 @@ def _first_length(state: LBFGSState, direction: Tensor) -> Tensor:
     return torch.where(
         usable, torch.ones_like(size), 1 / size.clamp_min(torch.finfo(size.dtype).tiny)
     )
+
+
+@dataclass(frozen=True)
+class _Admissible(Objective):
+    """An objective whose gradients hold what admissible steps can follow, at rates up to 1."""
+
+    inner: Objective
+
+    def evaluate(self, v: Tensor) -> Evaluation:
+        here = self.inner.evaluate(v)
+        return replace(here, grad=here.grad + self._undone(v, -here.grad))
+
+    def project(self, v: Tensor) -> Tensor:
+        return self.inner.project(v)
+
+    def rates(self, v: Tensor) -> Tensor | None:
+        # Rates above 1 hurry Adam. Here a scale is learned from gradients, and a long first move
+        # can be final: with logits of a blur kernel it ends where a softmax is flat.
+        rates = self.inner.rates(v)
+        return None if rates is None else rates.clamp_max(1)
+
+    def _undone(self, v: Tensor, direction: Tensor) -> Tensor:
+        """Returns the part of a direction that projecting a short step along it takes away."""
+        # A one-sided difference: at an edge only the way out is taken away, not the way in.
+        tiny = torch.finfo(v.dtype).tiny
+        reach = torch.finfo(v.dtype).eps ** 0.5 * norm(v).clamp_min(1)
+        length = per_image(reach / norm(direction).clamp_min(tiny), v)
+        step = v + length * direction
+        lost = (step - self.project(step)) - (v - self.project(v))
+        return torch.where(length > 0, lost / length, torch.zeros_like(lost))

@@ -80,10 +80,14 @@ class Misfit(Objective):
         squared = known.squared_residual(y_clean)
         return squared if self.loss == "sum" else squared / y_clean[0].numel()
 
+    def penalty(self, v: Tensor, x: Tensor) -> Tensor:
+        """Returns the penalty of the unknowns v and of their images x, (B,)."""
+        return self.unknowns.penalty(v)
+
     def __call__(self, v: Tensor) -> Tensor:
         """Returns the objective per image, (B,), differentiable in v."""
-        known = self.known(v)
-        return self.data_loss(known, known.operator(self.image(v))) + self.unknowns.penalty(v)
+        x, known = self.image(v), self.known(v)
+        return self.data_loss(known, known.operator(x)) + self.penalty(v, x)
 
     def evaluate(self, v: Tensor) -> Evaluation:
         """Returns value and gradient; costs K forwards and K backwards for K reverse steps."""
@@ -91,7 +95,7 @@ class Misfit(Objective):
             free = v.detach().requires_grad_()
             x, known = self.image(free), self.known(free)
             y_clean = known.operator(x)
-            loss = self.data_loss(known, y_clean) + self.unknowns.penalty(free)
+            loss = self.data_loss(known, y_clean) + self.penalty(free, x)
             (grad,) = torch.autograd.grad(loss.sum(), free)
         residual = known.residual(y_clean.detach())
         unit = self._unit(residual, y_clean)

@@ -42,7 +42,7 @@ class Objective(ABC):
     def rates(self, v: Tensor) -> Tensor | None:
         """Returns relative lengths of a natural step of each coordinate, shape v[0].
 
-        None where all are alike. Adam multiplies its step by it, quasi-Newton methods take its
-        square for their first metric.
+        None where all are alike. Adam multiplies its step by it; quasi-Newton methods take its
+        square, but at most 1, for their first metric.
         """
         return None

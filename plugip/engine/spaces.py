@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from plugip.linalg import norm, per_image
+from plugip.linalg import norm, per_image, where
 
 
 class SeedSpace(Protocol):
@@ -82,7 +82,8 @@ class White:
     A shell fixes one number. Here each ring of spatial frequencies has the energy of white noise,
     and after it each block of pixels, to within a margin; both are projections by scaling, taken
     in turn ``rounds`` times. The two sets have no closed joint projection, so the result holds the
-    second exactly and the first nearly.
+    second exactly and the first nearly. A ring or block without energy has no direction to scale;
+    it takes that of one fixed draw of noise.
 
     Args:
         rings: Rings of equal width in radial frequency.
@@ -121,13 +122,17 @@ class White:
         return z
 
     def _spectrum(self, z: Tensor) -> Tensor:
-        transformed = torch.fft.fft2(z, norm="ortho")
-        index = self._rings_of(z)
-        energy = transformed.abs().square().sum(dim=1).flatten(1)  # over channels
-        total = energy.new_zeros((z.shape[0], self.rings)).index_add(1, index, energy)
-        count = torch.bincount(index, minlength=self.rings).to(total) * z.shape[1]
-        gain = self._gain(total, count)[:, index].reshape(-1, 1, *z.shape[-2:])
-        return torch.fft.ifft2(transformed * gain, norm="ortho").real
+        index, spectrum = self._rings_of(z), torch.fft.fft2(z, norm="ortho")
+        count, total = self._counts(index, z, self.rings), self._sums(spectrum, index, self.rings)
+        empty = self._empty(total, count)
+        if bool(empty.any()):
+            noise = torch.fft.fft2(_noise_like(z), norm="ortho")
+            spectrum = spectrum + _spread(empty, index, z) * noise
+            total = self._sums(spectrum, index, self.rings)
+        gain = self._gain(total, count)
+        shaped = torch.fft.ifft2(spectrum * _spread(gain, index, z), norm="ortho").real
+        # Admissible seeds stay bit for bit; the transform and back would round them.
+        return where((gain == 1).all(dim=1), z, shaped)
 
     def _rings_of(self, z: Tensor) -> Tensor:
         high, wide = (torch.fft.fftfreq(n, device=z.device) for n in z.shape[-2:])
@@ -135,20 +140,53 @@ class White:
         return (radius / (math.sqrt(0.5) + 1e-6) * self.rings).long().clamp_max(self.rings - 1)
 
     def _blocks(self, z: Tensor) -> Tensor:
-        high, wide = z.shape[-2:]
-        rows, columns = (torch.arange(n, device=z.device) // self.block for n in (high, wide))
-        across = int(columns[-1]) + 1
-        index = (rows[:, None] * across + columns).flatten()
-        energy = z.square().sum(dim=1).flatten(1)
-        blocks = (int(rows[-1]) + 1) * across
-        total = energy.new_zeros((z.shape[0], blocks)).index_add(1, index, energy)
-        count = torch.bincount(index, minlength=blocks).to(total) * z.shape[1]
-        return z * self._gain(total, count)[:, index].reshape(-1, 1, high, wide)
+        index = self._blocks_of(z)
+        blocks = int(index[-1]) + 1
+        count, total = self._counts(index, z, blocks), self._sums(z, index, blocks)
+        empty = self._empty(total, count)
+        if bool(empty.any()):
+            z = z + _spread(empty, index, z) * _noise_like(z)
+            total = self._sums(z, index, blocks)
+        return z * _spread(self._gain(total, count), index, z)
+
+    def _blocks_of(self, z: Tensor) -> Tensor:
+        rows, columns = (torch.arange(n, device=z.device) // self.block for n in z.shape[-2:])
+        return (rows[:, None] * (columns[-1] + 1) + columns).flatten()
+
+    @staticmethod
+    def _sums(values: Tensor, index: Tensor, groups: int) -> Tensor:
+        """Returns the energy of each group of places, over channels, (B, groups)."""
+        energy = values.abs().square().sum(dim=1).flatten(1)
+        return energy.new_zeros((energy.shape[0], groups)).index_add(1, index, energy)
+
+    @staticmethod
+    def _counts(index: Tensor, z: Tensor, groups: int) -> Tensor:
+        return torch.bincount(index, minlength=groups).to(z) * z.shape[1]
+
+    def _least(self, count: Tensor) -> Tensor:
+        # The norm of n standard normal numbers is about sqrt(n), with deviation 1 / sqrt(2).
+        return (count.sqrt() - self.margin * math.sqrt(0.5)).clamp_min(0)
+
+    def _empty(self, total: Tensor, count: Tensor) -> Tensor:
+        """Tells which groups need energy and have none; what rounding left there is none."""
+        rounding = (64 * torch.finfo(total.dtype).eps) ** 2 * total.sum(dim=1, keepdim=True)
+        return (total <= rounding) & (self._least(count) > 0)
 
     def _gain(self, total: Tensor, count: Tensor) -> Tensor:
-        """Returns factors that bring energies to within the margin of ``count``; 1 inside it."""
-        # The norm of n standard normal numbers is about sqrt(n), with deviation 1 / sqrt(2).
-        size, radius, margin = total.sqrt(), count.sqrt(), self.margin * math.sqrt(0.5)
-        wanted = size.clamp_min((radius - margin).clamp_min(0)).minimum(radius + margin)
-        usable = size > 0
-        return torch.where(usable, wanted / torch.where(usable, size, 1.0), torch.ones_like(size))
+        """Returns factors that bring norms to within the margin of sqrt(count); 1 inside it."""
+        usable = total > 0
+        size = torch.where(usable, total, 1.0).sqrt()  # a root of 0 would have no gradient
+        most = count.sqrt() + self.margin * math.sqrt(0.5)
+        wanted = size.maximum(self._least(count)).minimum(most)
+        return torch.where(usable, wanted / size, 1.0)
+
+
+def _spread(values: Tensor, index: Tensor, z: Tensor) -> Tensor:
+    """Gives each place the value of its group, (B, groups) -> (B, 1, H, W)."""
+    return values.to(z.dtype)[:, index].reshape(-1, 1, *z.shape[-2:])
+
+
+def _noise_like(z: Tensor) -> Tensor:
+    """Returns the one fixed draw of noise, the same for all images and devices, (1, C, H, W)."""
+    stream = torch.Generator().manual_seed(0)
+    return torch.randn((1, *z.shape[1:]), generator=stream).to(z)

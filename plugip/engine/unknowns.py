@@ -242,9 +242,7 @@ def _named(
     return named
 
 
-def seeds(
-    generator: Generator, seed_weight: float = 0.0, space: SeedSpace | None = None
-) -> Seeds:
+def seeds(generator: Generator, seed_weight: float = 0.0, space: SeedSpace | None = None) -> Seeds:
     """Returns the unknowns of a plain seed search: lambda ‖z‖² / 2 and a seed space."""
     unknowns = Seeds(generator, GaussianPenalty(seed_weight))
     return unknowns if space is None else replace(unknowns, space=space)

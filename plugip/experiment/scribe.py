@@ -131,7 +131,9 @@ class Scribe:
         baseline = None if case.x is None else naive(case.y, problem.prior.image_shape)
         if baseline is not None:
             yield self._judged(self._row(case.id, "input", status), case, problem, baseline)
+        checks = solution.diagnostics[0]  # a method's own certificate is known to it alone
         last = self._row(case.id, "last", status, step=solution.steps[0], **cost)
+        last = replace(last, stationarity=checks.stationarity, violation=checks.violation)
         # The seed and the unknown that a solution holds are those of its answer.
         answer = solution.z, solution.theta
         z, theta = (None, None) if stopped else answer
@@ -171,6 +173,7 @@ def _described(row: Row, problem: Problem, x_hat: Tensor, z: Tensor | None) -> R
     with torch.no_grad():
         residual = float(problem.residual(problem.operator(x_hat))[0])
     d = diagnose(problem, x_hat, z)[0]
+    d = replace(d, stationarity=row.stationarity, violation=row.violation)
     return replace(
         row,
         residual=residual,

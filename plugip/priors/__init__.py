@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from plugip.priors.sd3 import StableDiffusion3 as StableDiffusion3
     from plugip.priors.stable_diffusion import StableDiffusion as StableDiffusion
     from plugip.priors.tensors import load_weights as load_weights
+    from plugip.priors.untrained import Untrained as Untrained
     from plugip.priors.velocity import VelocityPrior as VelocityPrior
     from plugip.priors.weights import WeightsError as WeightsError
 
@@ -52,6 +53,7 @@ _HOMES = {
     "StableDiffusion": "stable_diffusion",
     "StableDiffusion3": "sd3",
     "Runtime": "runtime",
+    "Untrained": "untrained",
     "VelocityPrior": "velocity",
     "WeightsError": "weights",
 }

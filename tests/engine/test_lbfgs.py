@@ -11,6 +11,7 @@ from torch import Tensor
 from plugip.engine.lbfgs import LBFGS
 from plugip.engine.line_search import StrongWolfe
 from plugip.engine.objective import Evaluation, Objective
+from plugip.engine.spaces import Free, Shell
 
 
 @dataclass(frozen=True)
@@ -119,3 +120,85 @@ def test_bad_settings_are_refused():
         LBFGS(history=0)
     with pytest.raises(ValueError, match="0 < decrease < curvature < 1"):
         StrongWolfe(decrease=0.95)
+
+
+@dataclass(frozen=True)
+class Bounded(Function):
+    """A function with a projection, and with steps of different lengths."""
+
+    space: object = Free()
+    step_rates: Tensor | None = None
+
+    def project(self, v: Tensor) -> Tensor:
+        return self.space(v)  # type: ignore[operator]
+
+    def rates(self, v: Tensor) -> Tensor | None:
+        return self.step_rates
+
+
+def test_rates_equal_a_rescaled_variable():
+    # With v = r u, metric r² in v is the identity in u: the same iterates, one for one.
+    rates = torch.logspace(-3, 0, 12, dtype=torch.float64)
+    scales, start = torch.linspace(1, 9, 12).double(), torch.linspace(-3, 3, 24).double()
+    inner = lambda u: (scales * (u - 1) ** 2 + 0.1 * u**4).flatten(1).sum(1)  # noqa: E731
+    plain, rated = Function(inner), Bounded(lambda v: inner(v / rates), step_rates=rates)
+    solver = LBFGS(tolerance=1e-12)
+    u, v = solver.init(start.reshape(2, 12)), solver.init(rates * start.reshape(2, 12))
+    for _ in range(15):
+        u, at_u, _, _ = solver.step(plain, u)
+        v, at_v, _, _ = solver.step(rated, v)
+        torch.testing.assert_close(at_v, rates * at_u, rtol=1e-8, atol=1e-10)
+
+
+def test_rates_above_one_are_for_adam():
+    rates = torch.tensor([1.0, 10.0, 300.0]).double()
+    function = lambda z: ((z - 2) ** 4).flatten(1).sum(1)  # noqa: E731
+    fast, _ = run(LBFGS(), Bounded(function, step_rates=rates), torch.zeros(1, 3).double(), 4)
+    plain, _ = run(LBFGS(), Function(function), torch.zeros(1, 3).double(), 4)
+    torch.testing.assert_close(fast, plain)
+
+
+def test_a_part_without_a_rate_stays_and_does_not_keep_an_image_from_ending():
+    rates = torch.tensor([1.0, 1.0, 0.0]).double()
+    function = Bounded(lambda z: ((z - 2) ** 2).flatten(1).sum(1), step_rates=rates)
+    z, done = run(LBFGS(tolerance=1e-8), function, torch.zeros(1, 3).double(), 10)
+    torch.testing.assert_close(z, torch.tensor([[2.0, 2.0, 0.0]]).double())
+    assert done.all()
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_least_point_of_a_linear_function_on_the_shell(epsilon: float):
+    c = torch.linspace(-1, 2, 14).double().reshape(2, 7)
+    function = Bounded(lambda z: (c * z).sum(1), space=Shell(epsilon))
+    z, done = run(LBFGS(tolerance=1e-6), function, torch.ones(2, 7).double(), 40)
+    best = -(1 + epsilon) * 7**0.5 * c / c.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(z, best, rtol=1e-5, atol=1e-5)
+    assert done.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_least_point_of_a_quadratic_on_the_sphere_is_an_eigenvector(dtype: torch.dtype):
+    scales = torch.linspace(1, 10, 30, dtype=dtype)
+    function = Bounded(lambda z: (scales * z**2).sum(1), space=Shell(0.0))
+    start = torch.linspace(0.5, 2, 60, dtype=dtype).reshape(2, 30)
+    z, _ = run(LBFGS(tolerance=1e-4), function, Shell(0.0)(start), 80)
+    assert (z[:, 0].abs() > 0.999 * 30**0.5).all()
+
+
+def test_a_minimum_inside_the_shell_is_found_as_if_it_were_free():
+    centre = torch.linspace(0.9, 1.1, 20).double()
+    bounded = Bounded(lambda z: ((z - centre) ** 2).sum(1), space=Shell(0.2))
+    start = 0.85 * torch.ones(1, 20).double()
+    z, _ = run(LBFGS(tolerance=1e-9), bounded, start, 20)
+    free, _ = run(LBFGS(tolerance=1e-9), Function(bounded.f), start, 20)
+    assert torch.equal(z, free)
+    torch.testing.assert_close(z, centre[None], rtol=1e-8, atol=1e-8)
+
+
+def test_least_squares_in_a_box_stops_at_the_edge():
+    space = lambda v: v.clamp(0, 1)  # noqa: E731
+    target, scales = torch.tensor([[-1.0, 0.3, 4.0]]), torch.tensor([[1.0, 30.0, 5.0]])
+    function = Bounded(lambda z: (scales * (z - target) ** 2).sum(1), space=space)
+    z, done = run(LBFGS(tolerance=1e-8), function, torch.full((1, 3), 0.5), 30)
+    torch.testing.assert_close(z, torch.tensor([[0.0, 0.3, 1.0]]), rtol=1e-4, atol=1e-4)
+    assert done.all()
