@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from plugip.methods import DMPlug
+from plugip.engine.misfit import seed_misfit
 from plugip.noise import GaussianNoise
 from plugip.operators import Denoise
 from plugip.priors import faces64
@@ -19,7 +19,7 @@ def problem() -> Problem:
 
 
 def flops_of_iteration(problem: Problem, generator: Generator) -> int:
-    objective = DMPlug(1, generator).objective(problem)
+    objective = seed_misfit(problem, generator)
     leaf = torch.zeros(1, *problem.prior.shape).requires_grad_()
     with FlopCounterMode(display=False) as counter:
         # The counter's hooks refuse a leaf as a module's input, hence the factor 1.

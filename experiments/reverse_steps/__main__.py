@@ -17,18 +17,12 @@ from pathlib import Path
 import torch
 
 from experiments.ledger import Ledger, workers
-from experiments.prior import load_prior
-from experiments.reverse_steps.bench import Bench, run
+from experiments.reverse_steps.bench import open_bench, run
 from experiments.reverse_steps.figures import Findings, draw, draw_sheet, table
 from experiments.reverse_steps.study import Study
 from plugip.data import ImageFolder
 
 TUNING = 5  # the first faces of the folder: decisions may look at them
-
-
-def open_bench(folder: str | None, study: Study) -> Bench:
-    """Loads a diffusers folder, or the embedded prior, and puts it to the study."""
-    return Bench(load_prior(folder), study)
 
 
 def study_of(options: argparse.Namespace) -> Study:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.ledger import Inline, Ledger, Row, Workers, work_off
+from experiments.prior import load_prior
 from experiments.reverse_steps.measures import (
     BATCH,
     Look,
@@ -177,6 +178,11 @@ KINDS: dict[str, Callable[[Bench, Job], Row]] = {
     "restoration": _restoration,
     "range": _range,
 }
+
+
+def open_bench(folder: str | None, study: Study) -> Bench:
+    """Loads a prior and puts it to the study; other processes find this by its name."""
+    return Bench(load_prior(folder), study)
 
 
 def run(bench: Bench, ledger: Ledger, workers: Workers | Inline) -> None:
