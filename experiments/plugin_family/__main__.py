@@ -51,7 +51,7 @@ METHODS = {
     "DMPlug": Entry(("method=dmplug", "method.iterations=100")),
     "DMPlug, published": Entry(("method=dmplug_paper", "method.iterations=125")),
     "DMPlug, 4 starts": Entry(
-        ("method=dmplug", "method.iterations=100", f"+{RANDOM}", "restarts=multi_start",
+        ("method=dmplug", "method.iterations=100", RANDOM, "restarts=multi_start",
          "restarts.starts=4", "restarts.trial=10")
     ),
     "FMPlug": Entry(("method=fmplug", "method.iterations=100"), (NEED_PICTURE,)),
