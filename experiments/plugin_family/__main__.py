@@ -23,8 +23,8 @@ TASKS = {
     "super-resolution": "super_resolution",
     "inpainting": "inpaint_random",
     "camera blur": "nonlinear_deblur",
-    "blind motion blur": "blind_motion_deblur",
-    "blind Gaussian blur": "blind_gaussian_deblur",
+    "blind motion blur": "blind/motion_deblur",
+    "blind Gaussian blur": "blind/gaussian_deblur",
     "phase retrieval": "phase_retrieval",
 }
 BLIND = ("blind motion blur", "blind Gaussian blur")
