@@ -326,7 +326,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(reference, run, end):
     slow.write_text(
         "import time, mylab\n"
         "step = mylab.Descent.step\n"
-        "def slower(self, *rest):\n    time.sleep(0.2)\n    return step(self, *rest)\n"
+        "def slower(self, *rest):\n    time.sleep(0.5)\n    return step(self, *rest)\n"
         "mylab.Descent.step = slower\n"
         "from plugip.cli import main\nmain()\n"
     )
