@@ -324,9 +324,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(reference, run, end):
     # A pause in the config would be another setting, so the run is slowed down from outside.
     slow = Path("slow.py")
     slow.write_text(
-        "import time, mylab\n"
+        "import signal, time, mylab\n"
+        # Background jobs of a shell start with SIGINT ignored, and so would this one there.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "step = mylab.Descent.step\n"
-        "def slower(self, *rest):\n    time.sleep(0.5)\n    return step(self, *rest)\n"
+        "def slower(self, *rest):\n    time.sleep(0.2)\n    return step(self, *rest)\n"
         "mylab.Descent.step = slower\n"
         "from plugip.cli import main\nmain()\n"
     )
