@@ -115,8 +115,9 @@ def test_family_runs_leave_out_what_a_method_cannot_solve(tmp_path):
 def test_family_words_compose(method):
     from plugip.cli.compose import compose_config
 
-    words = [w for w in family.METHODS[method].words if not w.startswith("task=")]
-    assert compose_config(["task=super_resolution", *words], None)["method"] is not None
+    entry = family.METHODS[method]
+    words = ["task=super_resolution", *entry.words, f"stopping={entry.stopping}"]
+    assert compose_config(words, None)["method"] is not None
 
 
 def test_family_table_keeps_the_kinds_apart(tmp_path):

@@ -61,7 +61,10 @@ METHODS = {
     "D-Flow": Entry(("method=dflow", "method.iterations=30"), (NEED_PICTURE,)),
     "DMILO": Entry(("method=dmilo", "method.outer=3", "method.inner=40"), BLIND),
     "DMILO-PGD": Entry(("method=dmilo_pgd", "method.outer=3", "method.inner=40"), BLIND),
-    "DIP": Entry(("method=dip", "prior=untrained", "method.iterations=600"), (), "es_wmv"),
+    "DIP": Entry(
+        ("method=dip", "prior=untrained", "method.iterations=600", "stopping.window=50",
+         "stopping.patience=200"), (), "es_wmv"
+    ),
     "DPS": Entry(("method=dps",), BLIND),
 }  # fmt: skip
 
