@@ -104,7 +104,10 @@ class PyGRANSO:
             return [cost[0], *_constraints(objective, c[0], struct)]
 
         size = start.numel()
-        found = pygranso({"v": [size, 1]}, functions, self._options(start, struct()))
+        try:
+            found = pygranso({"v": [size, 1]}, functions, self._options(start, struct()))
+        except SystemExit as error:  # on errors of its set-up it would end the whole program
+            raise RuntimeError("PyGRANSO broke off; it has printed its reason above") from error
         if found.termination_code in FAILED:
             reason = getattr(found, "error", "no reason given")
             raise RuntimeError(f"PyGRANSO ended with code {found.termination_code}: {reason}")

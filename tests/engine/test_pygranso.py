@@ -183,6 +183,13 @@ def test_its_errors_are_not_swallowed(stand_in):
         solve(small(), ConstrainedSeed(1, MAP, PyGRANSO(5), START))
 
 
+def test_it_cannot_end_the_program(stand_in, monkeypatch):
+    """PyGRANSO leaves by sys.exit() where its set-up or the first evaluation fails."""
+    monkeypatch.setattr(sys.modules["pygranso.pygranso"], "pygranso", lambda *_: sys.exit())
+    with pytest.raises(RuntimeError, match="PyGRANSO broke off"):
+        solve(small(), ConstrainedSeed(1, MAP, PyGRANSO(5), START))
+
+
 def test_without_it_the_error_says_how_to_get_it_before_any_network_call(monkeypatch):
     for name in ("pygranso", "pygranso.pygranso", "pygranso.pygransoStruct"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -197,6 +204,7 @@ def test_bad_settings_are_refused():
         PyGRANSO(memory=0)
 
 
+@pytest.mark.filterwarnings("default")  # its own, of torch and OSQP
 @pytest.mark.skipif(REAL is None, reason="PyGRANSO is not installed")
 @pytest.mark.parametrize(("double", "tolerance"), [(True, 1e-4), (False, 2e-2)])
 def test_pygranso_itself_finds_morozovs_point(double: bool, tolerance: float):
@@ -209,6 +217,7 @@ def test_pygranso_itself_finds_morozovs_point(double: bool, tolerance: float):
     assert violation is not None and violation < 1e-4
 
 
+@pytest.mark.filterwarnings("default")  # its own, of torch and OSQP
 @pytest.mark.skipif(REAL is None, reason="PyGRANSO is not installed")
 @pytest.mark.parametrize("epsilon", [0.0, 0.05])
 def test_pygranso_itself_fits_best_on_the_shell(epsilon: float):
