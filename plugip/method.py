@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plugip.diagnostics import Diagnostics
-from plugip.operator import Operator, Unknown
+from plugip.operator import Unknown
 from plugip.prior import lacks_denoiser
 from plugip.problem import Problem
 from plugip.rng import Rng
@@ -111,6 +111,15 @@ class Solution:
         return replace(self, **cut | {"theta": take(self.theta, [i])})
 
 
+@runtime_checkable
+class Selectable(Protocol):
+    """Part of a state that knows by itself what belongs to an image."""
+
+    def select(self, rows: list[int], /) -> Any:
+        """Returns the part of some images."""
+        ...
+
+
 Observer = Callable[[int, list[int], Info], None]
 
 
@@ -167,12 +176,12 @@ def take(state: Any, rows: list[int]) -> Any:
     """Returns a state with some images only: tensors by their first axis, streams, and containers.
 
     States are dataclasses (or tuples, lists, dicts) of tensors whose first axis is the batch;
-    numbers and 0-d tensors are shared by all images. Streams, operators and problems select
-    their own rows.
+    numbers and 0-d tensors are shared by all images. What has ``select(rows)``, such as streams,
+    operators and problems, selects its own rows.
     """
     if isinstance(state, Tensor):
         return state[rows] if state.ndim else state
-    if isinstance(state, (Rng, Operator, Problem)):
+    if isinstance(state, Selectable):
         return state.select(rows)
     if is_dataclass(state) and not isinstance(state, type):
         parts = {f.name: take(getattr(state, f.name), rows) for f in fields(state) if f.init}

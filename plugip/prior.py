@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,17 @@ class Counter:
     def count_vjp(self, grad: Tensor) -> None:
         """Counts one backward pass; a tensor hook, so it returns nothing."""
         self.vjps += 1
+
+    @contextmanager
+    def times(self, rows: int) -> Iterator[None]:
+        """Counts what is called inside ``rows`` times: each image has so many rows there."""
+        nfe, vjps, jvps = self.nfe, self.vjps, self.jvps
+        try:
+            yield
+        finally:
+            self.nfe += (rows - 1) * (self.nfe - nfe)
+            self.vjps += (rows - 1) * (self.vjps - vjps)
+            self.jvps += (rows - 1) * (self.jvps - jvps)
 
 
 class Prior(nn.Module, ABC):

@@ -98,15 +98,18 @@ class Rng:
         chosen._streams = [self._streams[i] for i in rows]
         return chosen
 
-    @staticmethod
-    def choose(parts: Sequence[Rng], which: Sequence[int]) -> Rng:
-        """Returns the streams of ``parts[which[i]]`` for image i, going on where they stand.
+    def branch(self, starts: int) -> Rng:
+        """Returns streams for several attempts at each image, side by side: row i * starts + s.
 
-        All parts belong to the same images. Children of the result are those of the first part.
+        Attempt 0 of an image is its own stream, going on where it stands; the others are fresh.
         """
-        chosen = parts[0].select(range(len(which)))
-        chosen._streams = [parts[k]._streams[i] for i, k in enumerate(which)]
-        return chosen
+        rows = [(i, s) for i in range(len(self)) for s in range(starts)]
+        names = [self.ids[i] if s == 0 else f"{self.ids[i]}\x1fstart {s}" for i, s in rows]
+        branched = Rng(self.rng_seed, self.purpose, names)
+        for row, (i, s) in enumerate(rows):
+            if s == 0:
+                branched._streams[row] = self._streams[i]
+        return branched
 
     @staticmethod
     def _gather(draws: list[Tensor], like: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from plugip.diagnostics import chi_square_limit
+from plugip.diagnostics import Certificate, chi_square_limit
 from plugip.linalg import where
 from plugip.method import Info, Method, require_theta
 from plugip.noise import excess_kurtosis
@@ -17,6 +17,7 @@ from plugip.problem import Problem
 from plugip.rng import Rng
 
 S = TypeVar("S")
+BESIDE = ("seed", "theta", "certificate")  # what a method may say of an iterate
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,21 @@ class Rule(Protocol[S]):
 
 @dataclass(frozen=True)
 class StoppedState:
-    """States of method and rule, the picks, and the step of each pick (0: none yet)."""
+    """States of method and rule, the picks, and the step of each pick (0: none yet).
+
+    Attributes:
+        method, rule: Their states.
+        picked: Images, None before the first step.
+        beside: What the method said of the picked iterates: seed, theta, certificate.
+        picked_step: Steps of the picks, (B,).
+        latest: The last iterate.
+        step: Steps made.
+    """
 
     method: Any
     rule: Any
     picked: Tensor | None
-    picked_seed: Tensor | None
-    picked_theta: Unknown | None
+    beside: dict[str, Any]
     picked_step: Tensor
     latest: Tensor | None
     step: int
@@ -82,23 +91,22 @@ class Stopped(Generic[S]):
         require_theta(problem, self.method)
         rule = self.rule.init(problem)
         step = torch.zeros(problem.batch, dtype=torch.long, device=problem.y.device)
-        return StoppedState(self.method.init(problem, rng), rule, None, None, None, step, None, 0)
+        return StoppedState(self.method.init(problem, rng), rule, None, {}, step, None, 0)
 
     def step(self, problem: Problem, state: StoppedState) -> tuple[StoppedState, Info]:
         """Makes one step of the method and lets the rule judge it."""
         inner, info = self.method.step(problem, state.method)
-        theta = self._told("theta", inner)
+        told = {name: self._told(name, inner) for name in BESIDE}
         if info.residual is None:
-            known = problem.known(theta)
+            known = problem.known(told["theta"])
             with torch.no_grad():
                 residual = known.residual(known.operator(info.x_hat))
             info = Info(info.x_hat, info.loss, info.done, residual)
         rule, verdict = self.rule.update(problem, state.rule, info)
         picked = _kept(verdict.pick, info.x_hat, state.picked)
-        z = _kept(verdict.pick, self._told("seed", inner), state.picked_seed)
-        theta = _kept(verdict.pick, theta, state.picked_theta)
+        kept = {n: _kept(verdict.pick, now, state.beside.get(n)) for n, now in told.items()}
         at = torch.where(verdict.pick, state.step + 1, state.picked_step)
-        moved = StoppedState(inner, rule, picked, z, theta, at, info.x_hat, state.step + 1)
+        moved = StoppedState(inner, rule, picked, kept, at, info.x_hat, state.step + 1)
         done = info.done | verdict.stop if self.halt else info.done
         return moved, Info(info.x_hat, info.loss, done, info.residual)
 
@@ -110,14 +118,18 @@ class Stopped(Generic[S]):
 
     def seed(self, state: StoppedState) -> Tensor | None:
         """Returns the seed of each image's answer, if the method has seeds."""
-        return self._answer(state, "seed", state.picked_seed)
+        return self._answer(state, "seed")
 
     def theta(self, state: StoppedState) -> Unknown | None:
         """Returns each image's value of a blind operator's unknown, if the method has one."""
-        return self._answer(state, "theta", state.picked_theta)
+        return self._answer(state, "theta")
 
-    def _answer(self, state: StoppedState, name: str, picked: Any) -> Any:
-        latest = self._told(name, state.method)
+    def certificate(self, state: StoppedState) -> Certificate | None:
+        """Returns the certificate of each image's answer, if the method has one."""
+        return self._answer(state, "certificate")
+
+    def _answer(self, state: StoppedState, name: str) -> Any:
+        latest, picked = self._told(name, state.method), state.beside.get(name)
         if latest is None or picked is None:
             return latest
         return _kept(state.picked_step > 0, picked, latest)
@@ -140,6 +152,11 @@ def _kept(pick: Tensor, now: Any, before: Any) -> Any:
         return now
     if isinstance(now, dict):
         return {name: where(pick, now[name], before[name]) for name in now}
+    if isinstance(now, Certificate):
+        return Certificate(
+            where(pick, now.stationarity, before.stationarity),
+            where(pick, now.violation, before.violation),
+        )
     return where(pick, now, before)
 
 

@@ -17,6 +17,10 @@ from experiments.robustness.courses import run as run_robust
 from experiments.solver_baseline import courses
 from experiments.solver_baseline.courses import Setting, at, course, passes_to, stopped
 from experiments.solver_baseline.findings import Findings, table
+from experiments.warm_start.findings import Findings as WarmFindings
+from experiments.warm_start.findings import draw as draw_warm
+from experiments.warm_start.findings import table as warm_table
+from experiments.warm_start.ways import WAYS
 from plugip.engine.lbfgs import LBFGS
 from plugip.methods import DMPlug
 from plugip.noise import UnknownNoise
@@ -76,6 +80,39 @@ def test_a_course_counts_what_it_spends():
     assert spent == sorted(spent)
 
 
+def test_warm_starts_are_compared_at_equal_calls(tmp_path):
+    ledger = Ledger(tmp_path / "rows.jsonl")
+    courses_of = {"FMPlug": [20.0, 24.0, 30.0], "D-Flow": [21.0, 22.0, 40.0]}
+    for face, shift in (("a", 0.0), ("b", 3.0)):
+        for way, psnr in courses_of.items():
+            lift = shift if way == "D-Flow" else 0.0
+            entries = [
+                ENTRIES[0] | {"nfe": 50 * (i + 1), "psnr": v + lift} for i, v in enumerate(psnr)
+            ]
+            key = f"inpainting | {face} | {way} | 100"
+            place = {"task": "inpainting", "face": face, "way": way}
+            ledger.append({"key": key, "course": entries} | place)
+    findings = WarmFindings(ledger, 100)
+    # After 100 calls, not 150: 24 against 22 dB on face a, against 25 dB on face b.
+    assert findings.gains("inpainting", "FMPlug", "D-Flow") == [2.0, -1.0]
+    text = warm_table(findings, "command")
+    assert "| FMPlug | D-Flow | – | +0.50 ± 2.12 (1 of 2) | – | – |" in text
+    assert "| FMPlug | 2 | 20.00 | 20.00 | 24.00 ± 0.00 |" in text
+    draw_warm(findings, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_explains_y_within_its_calls(way):
+    p = toy_problem().select([0])
+    small = Problem(
+        normal(1, 3, 16, 16), courses.Inpaint(torch.ones(1, 1, 16, 16)).double(), p.noise, prior()
+    )
+    entries = course(small, WAYS[way], normal(1, 3, 16, 16, seed=2).clamp(-1, 1), "a", 160)
+    assert entries[-1]["passes"] <= 160
+    assert entries[-1]["chi_square"] < 0.5 * entries[0]["chi_square"]
+
+
 def prior():
     from plugip.path import FlowPath
     from plugip.testing.methods import WitnessPrior
@@ -116,7 +153,8 @@ def test_family_words_compose(method):
     from plugip.cli.compose import compose_config
 
     entry = family.METHODS[method]
-    words = ["task=super_resolution", *entry.words, f"stopping={entry.stopping}"]
+    task = next(name for title, name in family.TASKS.items() if title not in entry.without)
+    words = [f"task={task}", *entry.words, f"stopping={entry.stopping}"]
     assert compose_config(words, None)["method"] is not None
 
 

@@ -80,3 +80,15 @@ def test_the_global_stream_is_not_touched():
 def test_ids_must_be_distinct(ids):
     with pytest.raises(ValueError, match="one distinct name per image"):
         Rng(0, "solve", ids)
+
+
+def test_branches_keep_the_images_own_stream_and_add_fresh_ones():
+    rng = Rng(0, "solve", ["a", "b"])
+    rng.normal((2,))
+    going_on = Rng(0, "solve", ["a", "b"])
+    going_on.normal((2,))
+    drawn, own = rng.branch(3).normal((5,)).reshape(2, 3, 5), going_on.normal((5,))
+    assert torch.equal(drawn[:, 0], own)
+    assert len(drawn.reshape(6, 5).unique(dim=0)) == 6
+    alone = Rng(0, "solve", ["b"]).branch(3).normal((5,))
+    assert torch.equal(drawn[1, 1:], alone[1:])

@@ -28,6 +28,7 @@ TASKS = {
     "phase retrieval": "phase_retrieval",
 }
 BLIND = ("blind motion blur", "blind Gaussian blur")
+KNOWN = tuple(task for task in TASKS if task not in BLIND)
 NEED_PICTURE = "phase retrieval"  # its measurement guides nobody
 
 
@@ -54,6 +55,8 @@ METHODS = {
         ("method=dmplug", "method.iterations=100", RANDOM, "restarts=multi_start",
          "restarts.starts=4", "restarts.trial=10")
     ),
+    "Least misfit on the shell": Entry(("method=constrained_misfit", "method.iterations=100")),
+    "Shortest seed that explains y": Entry(("method=constrained_seed", "method.iterations=100")),
     "FMPlug": Entry(("method=fmplug", "method.iterations=100"), (NEED_PICTURE,)),
     "FMPlug, warm start": Entry(
         ("method=fmplug_warm_start", "method.iterations=100"), (NEED_PICTURE,)
@@ -64,6 +67,10 @@ METHODS = {
     "DIP": Entry(
         ("method=dip", "prior=untrained", "method.iterations=600", "stopping.window=50",
          "stopping.patience=200"), (), "es_wmv"
+    ),
+    "SelfDeblur": Entry(
+        ("method=self_deblur", "prior=untrained", "method.iterations=600", "stopping.window=50",
+         "stopping.patience=200"), KNOWN, "es_wmv"
     ),
     "DPS": Entry(("method=dps",), BLIND),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from plugip.data import Item, load_image
 from plugip.engine.adam import Adam
 from plugip.engine.lbfgs import LBFGS
 from plugip.engine.nesterov import Nesterov
+from plugip.engine.plugin import PlugIn
 from plugip.engine.solver import AnySolver
 from plugip.engine.start import GaussianStart, ZeroStart
 from plugip.linalg import norm
@@ -132,9 +133,9 @@ def problem_of(prior: Prior, task: str, x: Tensor, name: str) -> Problem:
 
 
 def course(
-    problem: Problem, method: DMPlug, x: Tensor, name: str, passes: int
+    problem: Problem, method: PlugIn, x: Tensor, name: str, passes: int
 ) -> list[dict[str, float]]:
-    """Runs a solver until its passes are spent.
+    """Runs a plug-in method until its passes are spent.
 
     Args:
         problem: A problem of one image.
@@ -145,15 +146,16 @@ def course(
             the limit is not counted.
 
     Returns:
-        One entry a step: passes, seconds, psnr, ssim, chi_square, seed_rms.
+        One entry a step: nfe, passes, seconds, psnr, ssim, chi_square, seed_rms.
     """
     counter, entries = problem.prior.counter, []
-    first, began = counter.nfe + counter.vjps, time.perf_counter()
+    nfe, vjps, began = counter.nfe, counter.vjps, time.perf_counter()
     scored = 0.0  # seconds spent on scores, which no solver pays for
     state = method.init(problem, Rng(0, "solve", [name]))
     while True:
         state, info = method.step(problem, state)
-        spent, now = counter.nfe + counter.vjps - first, time.perf_counter()
+        calls, now = counter.nfe - nfe, time.perf_counter()
+        spent = calls + counter.vjps - vjps
         if spent > passes:
             return entries
         seconds, z = now - began - scored, method.seed(state)
@@ -161,6 +163,7 @@ def course(
         a, b = to_unit(info.x_hat), to_unit(x)
         entries.append(
             {
+                "nfe": calls,
                 "passes": spent,
                 "seconds": seconds,
                 "psnr": float(psnr(a, b)),
@@ -174,9 +177,9 @@ def course(
             return entries
 
 
-def at(entries: list[dict[str, float]], passes: float) -> dict[str, float]:
-    """Returns the last entry within so many passes; the first one if there is none."""
-    within = [e for e in entries if e["passes"] <= passes]
+def at(entries: list[dict[str, float]], spent: float, of: str = "passes") -> dict[str, float]:
+    """Returns the last entry within so many passes, or "nfe"; the first if there is none."""
+    within = [e for e in entries if e[of] <= spent]
     return within[-1] if within else entries[0]
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from plugip.method import Info, Method, require_theta
-from plugip.operator import Operator, Unknown
+from plugip.diagnostics import Certificate
+from plugip.method import Info, Method, require_theta, take
+from plugip.operator import Unknown
 from plugip.options import choose
 from plugip.problem import Problem
 from plugip.rng import Rng
@@ -23,18 +23,41 @@ JUDGES = {
 
 
 @dataclass(frozen=True)
+class Wide:
+    """A state of several rows for each image: row ``i * starts + s`` is start s of image i.
+
+    Attributes:
+        state: The method's state of all rows.
+        starts: Rows of each image.
+    """
+
+    state: Any
+    starts: int
+
+    def select(self, images: list[int]) -> Wide:
+        """Returns all rows of some images."""
+        rows = [i * self.starts + s for i in images for s in range(self.starts)]
+        return replace(self, state=take(self.state, rows))
+
+    def pick(self, which: Tensor) -> Any:
+        """Returns the method's state of one start for each image, (B,) int64."""
+        return take(self.state, [i * self.starts + s for i, s in enumerate(which.tolist())])
+
+
+@dataclass(frozen=True)
 class MultiStartState:
     """The running starts.
 
     Attributes:
-        runs: The method's state of each start; a single one after the choice.
+        run: All starts of all images side by side; the method's state of the winners after the
+            choice.
         leader: The start of least loss, (B,) int64; the winner after the choice.
         losses: What the starts are judged by, at their latest common step, (B, S).
         ended: Starts that the method itself called done, (B, S) bool.
         step: Steps made.
     """
 
-    runs: tuple[Any, ...]
+    run: Wide | Any
     leader: Tensor
     losses: Tensor
     ended: Tensor
@@ -46,17 +69,16 @@ class MultiStart(Generic[S]):
     """A method that tries several starts per image and goes on with the best of them.
 
     For problems with false minima, such as phase retrieval, where a run is won or lost early. All
-    starts make ``trial`` steps; then, image by image, the one of least measured loss goes on. It
-    goes on as if it had been alone, bit for bit.
+    starts make ``trial`` steps; then, image by image, the one of least measured loss goes on, as
+    if it had been alone.
 
     Start 0 draws from the image's own stream, so one start is the bare method, and more starts
-    never lose its run; start s > 0 draws from the child stream "start s". A method that starts at
-    a fixed point (``ZeroStart``) has equal starts, and gains nothing.
+    never lose its run; start s > 0 has a stream of its own. A method that starts at a fixed point
+    (``ZeroStart``) has equal starts, and gains nothing.
 
-    Starts are stepped one after the other, not as one larger batch: network calls are counted as
-    they are made, S to a step of the trial, memory holds one graph at a time, and an answer does
-    not depend on how many starts or images share a batch. What is reported in the trial is the
-    start that leads at that step.
+    All starts of all images are one batch of B S rows in the trial: memory is that of so many
+    images, and an image's bill holds S calls for each call of that batch. What is reported in the
+    trial is the start that leads at that step.
 
     With a stopping rule around it (as on the command line), the rule watches the leader, and may
     end an image before the choice. A rule inside judges each start by itself; an image ends in
@@ -93,32 +115,36 @@ class MultiStart(Generic[S]):
     def init(self, problem: Problem, rng: Rng) -> MultiStartState:
         """Returns the first state of every start."""
         require_theta(problem, self.method)
-        children = [rng.child(f"start {s}") for s in range(1, self.starts)]
-        runs = tuple(self.method.init(problem, stream) for stream in (rng, *children))
-        like = problem.y.real
-        losses = torch.full((problem.batch, self.starts), torch.inf, device=like.device)
+        with problem.prior.counter.times(self.starts):
+            run = Wide(self.method.init(self._wide(problem), rng.branch(self.starts)), self.starts)
+        losses = problem.y.real.new_full((problem.batch, self.starts), torch.inf)
         leader = losses.new_zeros(problem.batch, dtype=torch.long)
-        return MultiStartState(runs, leader, losses.to(like.dtype), losses < 0, 0)
+        return MultiStartState(run, leader, losses, losses < 0, 0)
 
     def step(self, problem: Problem, state: MultiStartState) -> tuple[MultiStartState, Info]:
         """Makes one step of every start that still runs; the info is that of the leader."""
-        stepped = [self.method.step(problem, run) for run in state.runs]
-        runs, infos = tuple(run for run, _ in stepped), [info for _, info in stepped]
-        if state.step >= self.trial:
-            return replace(state, runs=runs, step=state.step + 1), infos[0]
-        losses = torch.stack([self._judged(problem, *pair) for pair in stepped], dim=1)
-        ended = state.ended | torch.stack([info.done for info in infos], dim=1)
+        if state.step < self.trial:
+            return self._try(problem, state)
+        run, info = self.method.step(problem, state.run)
+        return replace(state, run=run, step=state.step + 1), info
+
+    def _try(self, problem: Problem, state: MultiStartState) -> tuple[MultiStartState, Info]:
+        wide = self._wide(problem)
+        with problem.prior.counter.times(self.starts):
+            run, info = self.method.step(wide, state.run.state)
+        losses = self._judged(wide, run, info).reshape(state.losses.shape)
+        ended = state.ended | info.done.reshape(state.ended.shape)
         leader = losses.nan_to_num(nan=torch.inf).argmin(dim=1)
-        shown: Info = gather(infos, leader)
-        moved = MultiStartState(runs, leader, losses, ended, state.step + 1)
+        moved = MultiStartState(Wide(run, self.starts), leader, losses, ended, state.step + 1)
+        shown = self._shown(info, leader)
         if moved.step < self.trial:
             return moved, replace(shown, done=ended.all(dim=1))
         won = ended.gather(1, leader[:, None])[:, 0]
-        return replace(moved, runs=(gather(runs, leader),)), replace(shown, done=won)
+        return replace(moved, run=moved.run.pick(leader)), replace(shown, done=won)
 
     def finish(self, problem: Problem, state: MultiStartState) -> Tensor:
         """Returns the answers of the winners, or of those that lead, (B, C, H, W)."""
-        return self.method.finish(problem, self._of_leaders(state, state.runs))
+        return self.method.finish(problem, self._leading(state))
 
     def seed(self, state: MultiStartState) -> Tensor | None:
         """Returns the seeds of the answers, if the method has seeds."""
@@ -132,57 +158,35 @@ class MultiStart(Generic[S]):
         """Returns the steps of the answers where a rule inside picks them, (B,)."""
         return self._told("picked_step", state)
 
+    def certificate(self, state: MultiStartState) -> Certificate | None:
+        """Returns the certificates of the answers, if the method has them."""
+        return self._told("certificate", state)
+
     def start_losses(self, state: MultiStartState) -> Tensor:
         """Returns what each start was judged by, (B, S), at the choice; the least one won."""
         return state.losses
 
+    def _wide(self, problem: Problem) -> Problem:
+        return problem.select([i for i in range(problem.batch) for _ in range(self.starts)])
+
+    def _shown(self, info: Info, leader: Tensor) -> Info:
+        rows = torch.arange(len(leader), device=leader.device) * self.starts + leader
+        residual = None if info.residual is None else info.residual[rows]
+        return Info(info.x_hat[rows], info.loss[rows], info.done[rows], residual)
+
+    def _leading(self, state: MultiStartState) -> Any:
+        return state.run.pick(state.leader) if isinstance(state.run, Wide) else state.run
+
     def _told(self, name: str, state: MultiStartState) -> Any:
         function = getattr(self.method, name, None)
-        if function is None:
-            return None
-        return self._of_leaders(state, [function(run) for run in state.runs])
+        return None if function is None else function(self._leading(state))
 
-    def _of_leaders(self, state: MultiStartState, parts: Sequence[Any]) -> Any:
-        return gather(parts, state.leader) if len(parts) > 1 else parts[0]
-
-    def _judged(self, problem: Problem, run: Any, info: Info) -> Tensor:
+    def _judged(self, wide: Problem, run: Any, info: Info) -> Tensor:
         if self.by == "loss":
             return info.loss
         if info.residual is not None:
             return info.residual
         told = getattr(self.method, "theta", None)
-        known = problem.known(None if told is None else told(run))
+        known = wide.known(None if told is None else told(run))
         with torch.no_grad():
             return known.residual(known.operator(info.x_hat))
-
-
-def gather(parts: Sequence[Any], which: Tensor) -> Any:
-    """Returns one state whose image i is that of ``parts[which[i]]``.
-
-    The states are of one method after equally many steps, in the form that ``plugip.method.take``
-    asks for: dataclasses and containers of tensors whose first axis is the batch. What is shared
-    by all images, and operators, are the same in all parts.
-
-    Args:
-        parts: The states.
-        which: Index of a state for each image, (B,) int64.
-    """
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    if isinstance(first, Tensor):
-        rows = torch.arange(len(which), device=first.device)
-        return torch.stack(tuple(parts))[which, rows] if first.ndim else first
-    if isinstance(first, Rng):
-        return Rng.choose(parts, which.tolist())
-    if isinstance(first, (Operator, Problem)):
-        return first
-    if is_dataclass(first) and not isinstance(first, type):
-        names = [f.name for f in fields(first) if f.init]
-        return replace(first, **{n: gather([getattr(p, n) for p in parts], which) for n in names})
-    if isinstance(first, (list, tuple)):
-        taken = [gather(part, which) for part in zip(*parts, strict=True)]
-        return type(first)(*taken) if hasattr(first, "_fields") else type(first)(taken)
-    if isinstance(first, dict):
-        return {key: gather([part[key] for part in parts], which) for key in first}
-    return first

