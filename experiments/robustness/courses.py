@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,18 +43,26 @@ NOISES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Way:
-    """A solver with its number of iterations and the rules that fit its pace."""
+    """A solver with its number of iterations and the rules that watch it."""
 
     solver: Callable[[], AnySolver]
     iterations: int
     rules: dict[str, Rule[Any]]
 
 
+def candidates(windows: Sequence[int]) -> dict[str, Rule[Any]]:
+    """Returns rules of both kinds by name: each window with a patience of one and of two windows.
+
+    ES-EMV has no window; its mean has the weight 1 / W, and the first W steps are not judged.
+    """
+    pairs = [(w, p) for w in windows for p in (w, 2 * w)]
+    moving = {f"ES-WMV {w}, {p}": ESWMV(w, p) for w, p in pairs}
+    return moving | {f"ES-EMV {w}, {p}": ESEMV(1 / w, p, w) for w, p in pairs}
+
+
 WAYS = {
-    "L-BFGS": Way(LBFGS, 150, {"ES-WMV": ESWMV(10, 20), "ES-EMV": ESEMV(0.1, 20, 10)}),
-    "Adam 0.05": Way(
-        lambda: Adam(0.05), 300, {"ES-WMV": ESWMV(30, 60), "ES-EMV": ESEMV(0.1, 60, 30)}
-    ),
+    "L-BFGS": Way(LBFGS, 150, candidates((4, 10, 20))),
+    "Adam 0.05": Way(lambda: Adam(0.05), 300, candidates((10, 30, 60))),
 }
 
 
