@@ -56,7 +56,7 @@ def candidates(windows: Sequence[int]) -> dict[str, Rule[Any]]:
     ES-EMV has no window; its mean has the weight 1 / W, and the first W steps are not judged.
     """
     pairs = [(w, p) for w in windows for p in (w, 2 * w)]
-    moving = {f"ES-WMV {w}, {p}": ESWMV(w, p) for w, p in pairs}
+    moving: dict[str, Rule[Any]] = {f"ES-WMV {w}, {p}": ESWMV(w, p) for w, p in pairs}
     return moving | {f"ES-EMV {w}, {p}": ESEMV(1 / w, p, w) for w, p in pairs}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -57,7 +58,7 @@ def table(findings: Findings, command: str) -> str:
 
 
 def _line(findings: Findings, place: tuple[str, str]) -> str:
-    def mean(values: list[float], digits: int) -> str:
+    def mean(values: Sequence[float], digits: int) -> str:
         return f"{fmean(values):.{digits}f}"
 
     rows = findings.rows[place]
