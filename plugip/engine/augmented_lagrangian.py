@@ -172,7 +172,7 @@ class AugmentedLagrangian:
     shrink: float = 0.5
     stationarity: float = 1e-3
     feasibility: float = 1e-3
-    inner: LBFGS = field(default_factory=LBFGS)
+    inner: LBFGS = field(default_factory=lambda: LBFGS(history=20))
 
     def __post_init__(self) -> None:
         if self.inner_iterations < 2:

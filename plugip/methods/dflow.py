@@ -49,7 +49,7 @@ class DFlow(PlugIn):
 
     iterations: int = 200
     generator: Generator = field(default_factory=lambda: Generator(5, solver="midpoint"))
-    solver: AnySolver = field(default_factory=lambda: LBFGS(history=100))
+    solver: AnySolver = field(default_factory=LBFGS)
     start: Start = field(default_factory=InvertedStart)
     seed_weight: float = 1e-3
     loss: str = "sum"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,9 @@ SPARE = 64 << 20  # bytes for sheets, logs and figures
 _HALF = ".model."
 
 
-def claim(folder: Path, settings: Settings, parameters: int) -> None:
-    """Makes the folder, or sees that an earlier start of the same training made it.
+@contextmanager
+def claim(folder: Path, settings: Settings, parameters: int) -> Iterator[None]:
+    """Makes the folder, or sees that an earlier start of the same training made it; keeps it.
 
     Args:
         folder: Where everything is written.
@@ -31,7 +35,8 @@ def claim(folder: Path, settings: Settings, parameters: int) -> None:
         parameters: Weights of its network, from which the room for checkpoints follows.
 
     Raises:
-        TrainingError: If the folder holds anything else, or there is too little room.
+        TrainingError: If the folder holds anything else, another training is at work in it, or
+            there is too little room.
         RecordError: If it cannot be written.
     """
     plain, file = public_settings(settings), folder / SETTINGS
@@ -43,11 +48,38 @@ def claim(folder: Path, settings: Settings, parameters: int) -> None:
             "output.folder=..."
         )
     try_folder(folder)
-    for halves in folder.glob(f"{_HALF}*"):  # left by a kill
-        shutil.rmtree(halves, ignore_errors=True)
-    _require_room(folder, parameters, settings.checkpoint.keep)
-    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    write_atomic(file, text.encode())
+    with _alone(folder):
+        for halves in folder.glob(f"{_HALF}*"):  # left by a kill
+            shutil.rmtree(halves, ignore_errors=True)
+        _require_room(folder, parameters, settings.checkpoint.keep)
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        write_atomic(file, text.encode())
+        yield
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Locks a folder; the kernel unlocks it when this process ends, however it does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    import fcntl  # POSIX only; imported where it is needed
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TrainingError(
+            f"another training is at work in {folder}; wait for its end, or choose another "
+            "output.folder"
+        ) from None
+    except OSError:
+        return  # a file system without locks, as some network disks are: nothing to be known
 
 
 def write_model(folder: Path, net: Any, declaration: dict[str, Any], half: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,27 +113,36 @@ def _train(settings: Settings, accelerator: Any, began: float) -> Outcome:
     if settings.init is not None:
         objective = OBJECTIVES[settings.objective]
         warm_start(net, settings.init, objective, settings.network.patch)
-    if accelerator.is_main_process:
-        claim(folder, settings, parameter_count(net))
-    accelerator.wait_for_everyone()
-    log = Log(folder, accelerator.is_main_process)
-    _announce(settings, parameter_count(net), folder, log)
+    first, size = accelerator.is_main_process, parameter_count(net)
+    with claim(folder, settings, size) if first else nullcontext():
+        accelerator.wait_for_everyone()
+        log = Log(folder, first)
+        _announce(settings, size, folder, log)
+        images = _images(settings, accelerator, log)
+        return _learn(Loop(Learner(settings, images, net, accelerator), log, folder), began)
+
+
+def _images(settings: Settings, accelerator: Any, log: Log) -> Images:
     # The first process of each machine fills the cache.
     images = load_images(
-        data,
+        settings.data,
         settings.rng_seed,
         log.say,
         accelerator.is_local_main_process,
         accelerator.wait_for_everyone,
     )
     _require_batch(settings, len(images.train), "images to train on")
-    loop = Loop(Learner(settings, images, net, accelerator), log, folder)
+    return images
+
+
+def _learn(loop: Loop, began: float) -> Outcome:
+    settings, log = loop.settings, loop.log
     step = loop.resume()
     if step:
         log.say(f"going on after step {step} of {settings.steps}")
     with Stop(settings.minutes, began) as stop:
         reason = loop.run(stop)
-    outcome = _finish(loop, images, reason)
+    outcome = _finish(loop, reason)
     log.say(outcome.text())
     log.end()
     return outcome
@@ -196,9 +206,10 @@ def _announce(settings: Settings, parameters: int, folder: Path, log: Log) -> No
         log.say(missing)
 
 
-def _finish(loop: Loop, images: Images, reason: Reason) -> Outcome:
+def _finish(loop: Loop, reason: Reason) -> Outcome:
     """Writes what belongs to the end: model, samples, curve, card; every process returns."""
     settings, learner, folder, said = loop.settings, loop.learner, loop.folder, ""
+    images = learner.images
     if loop.accelerator.is_main_process:
         loop.write_model()
         # Who pressed Ctrl-C does not want to wait for a sheet.

@@ -47,6 +47,20 @@ def test_what_is_written(finished):
     assert weights.stat().st_mode & 0o444 == (finished.folder / "train.csv").stat().st_mode & 0o444
 
 
+def test_a_folder_in_which_a_training_is_at_work_is_refused(photos, tmp_path):
+    from plugip.training import read_settings
+
+    here = {"data": {"path": str(photos)}, "output": {"folder": str(tmp_path / "model")}}
+    settings = read_settings(merged(SMALL, here))
+    with (
+        folders.claim(tmp_path / "model", settings, 10),
+        pytest.raises(TrainingError, match="another training is at work in"),
+    ):
+        train(settings)
+    with folders.claim(tmp_path / "model", settings, 10):  # let go of after the first has ended
+        assert (tmp_path / "model" / "train.yaml").is_file()
+
+
 def test_the_loss_falls_and_is_logged(finished):
     rows = read_table(finished.folder / "train.csv")
     assert [row["step"] for row in rows] == list(range(5, 35, 5))
