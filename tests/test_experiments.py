@@ -69,7 +69,10 @@ def test_tuning_and_savings_by_hand(tmp_path):
     # Adam reaches 19.9 dB after 24 passes, L-BFGS after 6; face b's level is never reached.
     assert findings.savings(newton, fast, "inpainting") == [4.0, 0.0]
     text = table(findings, "command")
-    assert "| L-BFGS 20 | z = 0 | 1 |" in text and "| z = 0 | 1 | – | 2.0 | – | – |" in text
+    assert (
+        "| L-BFGS 20 | z = 0 | 1 |" in text
+        and "| Adam 0.1 | z = 0 | 1 | – | 2.0 | – | – |" in text
+    )
 
 
 def test_a_course_counts_what_it_spends():

@@ -47,12 +47,11 @@ class Entry:
     stopping: str = "discrepancy"
 
 
-RANDOM = "method.start._target_=plugip.engine.start.GaussianStart"
 METHODS = {
     "DMPlug": Entry(("method=dmplug", "method.iterations=100")),
     "DMPlug, published": Entry(("method=dmplug_paper", "method.iterations=125")),
     "DMPlug, 4 starts": Entry(
-        ("method=dmplug", "method.iterations=100", RANDOM, "restarts=multi_start",
+        ("method=dmplug", "method.iterations=100", "restarts=multi_start",
          "restarts.starts=4", "restarts.trial=10")
     ),
     "Least misfit on the shell": Entry(("method=constrained_misfit", "method.iterations=100")),

@@ -11,7 +11,7 @@ from plugip.engine.lbfgs import LBFGS
 from plugip.engine.plugin import PlugIn, require_iterations
 from plugip.engine.solver import AnySolver
 from plugip.engine.spaces import Free, SeedSpace
-from plugip.engine.start import Start, ZeroStart
+from plugip.engine.start import GaussianStart, Start
 from plugip.engine.unknowns import Unknowns, seeds
 from plugip.problem import Problem
 from plugip.reverse import Generator
@@ -25,7 +25,7 @@ class DMPlug(PlugIn):
     .. math:: \hat z = \arg\min_z\; -\log p(y \mid A(R(z))) + \tfrac{\lambda}{2}\|z\|^2,
         \quad \hat x = R(\hat z)
 
-    The defaults (start at zero, lambda = 1, likelihood loss, per-image L-BFGS) are the MAP
+    The defaults (start at N(0, I), lambda = 1, likelihood loss, per-image L-BFGS) look for the MAP
     estimate under the seed prior. The published setting is ``conf/method/dmplug_paper.yaml``:
     three DDIM steps 666, 333, 0 with hard clipping, a Gaussian start, the mean squared error, Adam
     at 0.01, 5000 iterations; it needs no noise level. Each evaluation costs ``generator.steps``
@@ -52,7 +52,7 @@ class DMPlug(PlugIn):
     iterations: int = 250
     generator: Generator = field(default_factory=Generator)
     solver: AnySolver = field(default_factory=LBFGS)
-    start: Start = field(default_factory=ZeroStart)
+    start: Start = field(default_factory=GaussianStart)
     seed_weight: float = 1.0
     loss: str = "likelihood"
     space: SeedSpace = field(default_factory=Free)
