@@ -38,8 +38,8 @@ class LBFGS:
     ``torch.optim.LBFGS`` sees one long vector: there one image's line search throttles all others.
 
     Args:
-        history: Pairs kept per image; 100 pairs of a 64 x 64 RGB seed take 10 MB,
-            of a 256 x 256 one 157 MB.
+        history: Pairs kept per image, at most one for each unknown; 100 pairs of a 64 x 64 RGB
+            seed take 10 MB, of a 256 x 256 one 157 MB.
         tolerance: An image ends when ‖gradient‖ <= tolerance * max(1, ‖z‖), the gradient times the
             objective's rates and in units of a likelihood: mean losses, whose gradients are
             thousands of times smaller, are rescaled.
@@ -92,7 +92,8 @@ class LBFGS:
         # A pair without positive curvature would spoil the metric; it stays as an empty slot.
         useful = curvature > 1e-10 * norm(s) * norm(g)
         weight = torch.where(useful, 1 / torch.where(useful, curvature, 1.0), 0.0)
-        keep = max(state.s.shape[1] + 1 - self.history, 0)
+        # More pairs than unknowns hold no more curvature; old ones of a curved set mislead.
+        keep = max(state.s.shape[1] + 1 - min(self.history, state.z[0].numel()), 0)
         return LBFGSState(
             z,
             here,
