@@ -6,7 +6,7 @@ And how the times of a grid are learned.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise, product
 from typing import Any, cast
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from plugip import GaussianNoise, Info, Problem, UnknownNoise, measure, solve
+from plugip.engine.lbfgs import LBFGS
+from plugip.engine.start import ZeroStart
 from plugip.methods import DMPlug
 from plugip.metrics import psnr, to_unit
 from plugip.operators import BicubicDownsample, Denoise
@@ -233,12 +235,15 @@ def passes_of(prior: Prior) -> int:
     return prior.counter.nfe + prior.counter.vjps
 
 
+def search(setting: Setting, iterations: int) -> DMPlug:
+    """Returns DMPlug from z = 0, so that no draw stands between the settings."""
+    return DMPlug(iterations, setting.generator, LBFGS(history=20), ZeroStart())
+
+
 def range_fit(prior: Prior, setting: Setting, x: Tensor, budgets: Sequence[int]) -> dict[str, Any]:
     """Fits R(z) to an image (1, C, H, W) itself, from z = 0, with no term for the seed."""
     operator = Denoise()
-    method = DMPlug(
-        iterations=max(budgets), generator=setting.generator, seed_weight=0.0, loss="mean"
-    )
+    method = replace(search(setting, max(budgets)), seed_weight=0.0, loss="mean")
     return fit(Problem(operator(x), operator, UnknownNoise(), prior), method, x, budgets)
 
 
@@ -248,7 +253,7 @@ def restoration(
     """Restores an image (1, C, H, W) from a quarter of its side, noise 0.01, by DMPlug's MAP."""
     operator, noise = BicubicDownsample(4), GaussianNoise(0.01)
     y = measure(operator, x, noise, rng=0, ids=[name])
-    method = DMPlug(iterations=max(budgets), generator=setting.generator)
+    method = search(setting, max(budgets))
     return fit(Problem(y, operator, noise, prior), method, x, budgets)
 
 
