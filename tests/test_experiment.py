@@ -19,7 +19,7 @@ from plugip.experiment.pictures import drawn, looks_like_image, picture_of
 from plugip.experiment.scoring import Judge
 from plugip.experiment.team import Team, join_team
 from plugip.method import Info
-from plugip.methods import DPS, DMPlug
+from plugip.methods import DPS, ConstrainedSeed, DMPlug
 from plugip.metrics import LPIPS, PSNR, SSIM
 from plugip.noise import GaussianNoise, UnknownNoise
 from plugip.operators import (
@@ -422,6 +422,27 @@ def test_the_found_unknown_is_recorded_and_explains_the_residual(make):
     assert (folder / "theta_kernel.png").is_file() and (folder / "theta_true_tilt.png").is_file()
     other = [row for row in summary.rows if row.kind in ("input", "oracle")]
     assert other and all(row.residual is None and row.metrics["psnr"] for row in other)
+
+
+@pytest.mark.parametrize(("picked", "known"), [(3, False), (6, True)])
+def test_the_last_row_has_seed_and_certificate_only_if_it_is_the_answer(make, picked, known):
+    method = Stopped(ConstrainedSeed(6, Generator(2)), Budget(picked), halt=False)
+    rows = by_image(make(method=method).run())
+    for name in NAMES:
+        last, stopped = rows[name, "last"], rows[name, "stopped"]
+        assert (last["step"], stopped["step"]) == (6, picked)
+        for told in ("seed_norm", "stationarity", "violation"):
+            value = stopped[told]
+            assert value is not None and last[told] == (value if known else None)
+
+
+@pytest.mark.parametrize(("picked", "known"), [(3, False), (6, True)])
+def test_a_blind_last_row_is_held_against_y_if_it_is_the_answer(make, picked, known):
+    method = Stopped(METHOD, Budget(picked), halt=False)
+    summary = make(**blind_parts(BlindTurbulence(**TURBULENCE)) | {"method": method}).run()
+    for row in summary.rows:
+        if row.kind in ("last", "stopped"):
+            assert (row.residual is not None) == (known or row.kind == "stopped")
 
 
 def test_blind_rows_do_not_depend_on_the_batch(make):

@@ -132,15 +132,18 @@ class Scribe:
         if baseline is not None:
             yield self._judged(self._row(case.id, "input", status), case, problem, baseline)
         checks = solution.diagnostics[0]  # a method's own certificate is known to it alone
+        certified = {"stationarity": checks.stationarity, "violation": checks.violation}
+        # Seed, unknown and certificate of a solution are those of its answer, which is the last
+        # iterate where no rule has picked another.
+        step = solution.answer_steps[0] or solution.steps[0]  # 0: the rule never fired
+        same, answer = step == solution.steps[0], (solution.z, solution.theta)
+        z, theta = answer if same else (None, None)
         last = self._row(case.id, "last", status, step=solution.steps[0], **cost)
-        last = replace(last, stationarity=checks.stationarity, violation=checks.violation)
-        # The seed and the unknown that a solution holds are those of its answer.
-        answer = solution.z, solution.theta
-        z, theta = (None, None) if stopped else answer
+        last = replace(last, **certified) if same else last
         yield self._judged(last, case, problem, solution.last, z, theta)
         if stopped:
-            step = solution.answer_steps[0] or solution.steps[0]  # 0: the rule never fired
             row = self._row(case.id, "stopped", status, step=step, **cost)
+            row = replace(row, **certified)
             yield self._judged(row, case, problem, solution.x_hat, *answer)
         if best is not None:
             row = self._row(case.id, "oracle", status, step=best[0], **cost)
