@@ -169,15 +169,15 @@ def test_family_table_keeps_the_kinds_apart(tmp_path):
         {"kind": kind, "metrics": {"psnr": v, "ssim": 0.5}, "residual_to_noise": 1.0, "nfe": 30}
         | {"vjps": 30, "seconds": 1.0}
         for v0 in (20.0, 22.0)
-        for kind, v in (("last", v0), ("oracle", v0 + 1))
+        for kind, v in (("last", v0), ("oracle", v0 + 1), ("input", v0 - 5))
     ]
     text = "\n".join(map(json.dumps, lines)) + "\n"
     (tmp_path / "scores.jsonl").write_text(text, "utf-8")
     found = FamilyFindings({("A", "task"): tmp_path, ("B", "task"): tmp_path / "none"})
     assert found.methods("task") == ["A"]
-    assert "| A | 2 | 21.00 ± 1.41 | – | 22.00 ± 1.41 | 0.500 ± 0.000 |" in family_table(
-        found, "c"
-    )
+    text = family_table(found, "c")
+    assert "| A | 2 | 21.00 ± 1.41 | – | 22.00 ± 1.41 | 0.500 ± 0.000 |" in text
+    assert "| *the measurement* | 2 | 16.00 | – | – | 0.500 | – | – | – | – |" in text
 
 
 def test_picks_after_a_rule_has_stopped_do_not_count():

@@ -62,7 +62,8 @@ def table(findings: Findings, command: str) -> str:
     parts = [f"Made by `{command}`.", ""]
     for task in findings.tasks():
         parts += [f"**{task}**", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-        parts += [_line(findings, method, task) for method in findings.methods(task)] + [""]
+        parts += [_line(findings, method, task) for method in findings.methods(task)]
+        parts += [*_measured(findings, task, len(heads)), ""]
     return "\n".join(parts)
 
 
@@ -83,6 +84,17 @@ def _line(findings: Findings, method: str, task: str) -> str:
         *(said("last", name, 0) for name in ("nfe", "vjps", "seconds")),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _measured(findings: Findings, task: str, cells: int) -> list[str]:
+    """Returns the scores of the measurement itself, enlarged where it is smaller."""
+    method = findings.methods(task)[0]
+    found = [findings.values(method, task, "input", name) for name in ("psnr", "ssim")]
+    if not all(found):
+        return []
+    line = ["*the measurement*", str(len(found[0])), f"{fmean(found[0]):.2f}", "–", "–"]
+    line += [f"{fmean(found[1]):.3f}"]
+    return [f"| {' | '.join(line + ['–'] * (cells - len(line)))} |"]
 
 
 def draw(findings: Findings, file: Path) -> None:
