@@ -276,8 +276,8 @@ class ESWMV:
     sums are updated with the image that enters and the one that leaves.
 
     Args:
-        window: W, in steps. The published 100 is meant for thousands of Adam steps; a quasi-Newton
-            method that needs sixty steps wants about 10.
+        window: W, in steps. The published 100 is meant for thousands of Adam steps; L-BFGS, which
+            needs thirty, wants about 4.
         patience: Steps without a smaller variance before an image stops.
 
     Raises:

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.options import face_options
 from experiments.plugin_family.findings import Findings, draw, table
 
 TASKS = {
@@ -129,16 +130,10 @@ def call(run: Run) -> int:
 
 def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    assert __doc__
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faces", type=Path, required=True, help="folder of faces to restore")
-    parser.add_argument("--out", type=Path, default=Path("runs/plugin_family"))
-    parser.add_argument("--prior", help="a diffusers folder; default: the embedded prior")
+    parser = face_options(__doc__, "plugin_family")
     parser.add_argument("--count", type=int, default=27, help="faces, after the first five")
-    parser.add_argument("--processes", type=int, default=2, help="runs at a time, a thread each")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, help="some tasks only")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="some methods only")
-    parser.add_argument("--draw", action="store_true", help="only draw what has been found so far")
     return parser.parse_args(words)
 
 

@@ -12,11 +12,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from experiments.ledger import Ledger, work_off, workers
+from experiments.options import face_options
 from experiments.prior import load_prior
 from experiments.robustness.courses import NOISES, WAYS, Bench, Job
 from experiments.robustness.findings import Findings, draw, table
@@ -27,15 +27,9 @@ TUNING = 5  # the first faces of the folder: settings may be chosen on them
 
 def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    assert __doc__
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faces", type=Path, required=True, help="folder of faces to restore")
-    parser.add_argument("--out", type=Path, default=Path("runs/robustness"))
-    parser.add_argument("--prior", help="a diffusers folder; default: the embedded prior")
-    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
+    parser = face_options(__doc__, "robustness")
     parser.add_argument("--tuning", type=int, default=1, help="faces to tune the rules on, 1 to 5")
     parser.add_argument("--count", type=int, default=2, help="faces, after the first five")
-    parser.add_argument("--draw", action="store_true", help="only draw what has been found so far")
     return parser.parse_args(words)
 
 

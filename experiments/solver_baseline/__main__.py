@@ -11,11 +11,11 @@ import argparse
 import shlex
 import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from experiments.ledger import Ledger, work_off, workers
+from experiments.options import face_options
 from experiments.prior import load_prior
 from experiments.solver_baseline.courses import (
     BUDGETS,
@@ -56,17 +56,11 @@ def test_jobs(faces: list[Item], passes: int, ledger: Ledger) -> list[Job]:
 
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    assert __doc__
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faces", type=Path, required=True, help="folder of faces to restore")
-    parser.add_argument("--out", type=Path, default=Path("runs/solver_baseline"))
-    parser.add_argument("--prior", help="a diffusers folder; default: the embedded prior")
-    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
+    parser = face_options(__doc__, "solver_baseline")
     parser.add_argument("--tuning", type=int, default=2, help="faces to tune on, 5 at most")
     parser.add_argument("--tuning-passes", type=int, default=300, help="of each trial")
     parser.add_argument("--testing", type=int, default=4, help="faces to report on")
     parser.add_argument("--passes", type=int, default=BUDGETS[-1], help="of each course")
-    parser.add_argument("--draw", action="store_true", help="only draw what has been found so far")
     return parser.parse_args(words)
 
 

@@ -12,11 +12,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from experiments.ledger import Ledger, work_off, workers
+from experiments.options import face_options
 from experiments.prior import load_prior
 from experiments.solver_baseline.courses import TASKS
 from experiments.warm_start.findings import Findings, draw, table
@@ -28,15 +28,9 @@ TUNING = 5  # the first faces of the folder: settings may be chosen on them
 
 def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    assert __doc__
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faces", type=Path, required=True, help="folder of faces to restore")
-    parser.add_argument("--out", type=Path, default=Path("runs/warm_start"))
-    parser.add_argument("--prior", help="a diffusers folder; default: the embedded prior")
-    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
+    parser = face_options(__doc__, "warm_start")
     parser.add_argument("--count", type=int, default=4, help="faces, after the first five")
     parser.add_argument("--nfe", type=int, default=300, help="forward calls of each course")
-    parser.add_argument("--draw", action="store_true", help="only draw what has been found so far")
     return parser.parse_args(words)
 
 
