@@ -144,7 +144,7 @@ def test_family_runs_leave_out_what_a_method_cannot_solve(tmp_path):
     for i in range(7):
         (tmp_path / f"{i:02}.png").touch()
     options = Namespace(
-        faces=tmp_path, out=Path("out"), prior="p", count=1, tasks=None, methods=None
+        faces=tmp_path, out=Path("out"), prior="p", count=1, batch=1, tasks=None, methods=None
     )
     planned = {(r.method, r.task): r for r in family.runs(options)}
     assert ("DPS", "blind motion blur") not in planned
@@ -173,7 +173,7 @@ def test_family_table_keeps_the_kinds_apart(tmp_path):
     ]
     text = "\n".join(map(json.dumps, lines)) + "\n"
     (tmp_path / "scores.jsonl").write_text(text, "utf-8")
-    found = FamilyFindings({("A", "task"): tmp_path, ("B", "task"): tmp_path / "none"})
+    found = FamilyFindings([("A", "task", tmp_path), ("B", "task", tmp_path / "none")])
     assert found.methods("task") == ["A"]
     text = family_table(found, "c")
     assert "| A | 2 | 21.00 ± 1.41 | – | 22.00 ± 1.41 | 0.500 ± 0.000 |" in text

@@ -1,7 +1,7 @@
 """All plug-in methods on six problems, each through the command that a user types.
 
 Run: ``python -m experiments.plugin_family --faces FOLDER --out runs/plugin_family``. It calls
-``plugip`` once for each method and task; each of these runs has its own folder below ``--out`` and
+``plugip`` for each method, task and batch of faces; each of these runs has its own folder below ``--out`` and
 goes on where it was interrupted. It writes table.md and figure.png. README.md beside this file
 says what is measured.
 """
@@ -12,9 +12,10 @@ import argparse
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from experiments.options import face_options
@@ -87,21 +88,24 @@ class Run:
 
 
 def runs(options: argparse.Namespace) -> list[Run]:
-    """Returns all calls, task by task."""
+    """Returns all calls: some faces through all tasks and methods, then the next faces."""
+    return [run for faces in _batches(options) for run in _runs_of(faces, options)]
+
+
+def _runs_of(faces: Sequence[Path], options: argparse.Namespace) -> Iterator[Run]:
+    place = options.out / f"{faces[0].stem}_to_{faces[-1].stem}"
     prior = ("prior=diffusers", f"prior.source={options.prior}") if options.prior else ()
-    found = []
-    for task, name in TASKS.items():
-        for method, entry in METHODS.items():
-            if task in entry.without or not _wanted(options, task, method):
-                continue
-            folder = options.out / name / method.replace(",", "").replace(" ", "_")
-            own = () if any(w.startswith("prior=") for w in entry.words) else prior
-            words = (
-                f"task={name}", *entry.words, *own, f"stopping={entry.stopping}", "halt=false",
-                "data=folder", f"data.path={_listed(options)}", f"output.folder={folder}",
-            )  # fmt: skip
-            found.append(Run(method, task, folder, words))
-    return found
+    listed = ",".join(map(str, faces))
+    for (task, name), (method, entry) in product(TASKS.items(), METHODS.items()):
+        if task in entry.without or not _wanted(options, task, method):
+            continue
+        folder = place / name / method.replace(",", "").replace(" ", "_")
+        own = () if any(w.startswith("prior=") for w in entry.words) else prior
+        words = (
+            f"task={name}", *entry.words, *own, f"stopping={entry.stopping}", "halt=false",
+            "data=folder", f"data.path=[{listed}]", f"output.folder={folder}",
+        )  # fmt: skip
+        yield Run(method, task, folder, words)
 
 
 def _wanted(options: argparse.Namespace, task: str, method: str) -> bool:
@@ -109,12 +113,12 @@ def _wanted(options: argparse.Namespace, task: str, method: str) -> bool:
     return task in tasks and method in methods
 
 
-def _listed(options: argparse.Namespace) -> str:
-    """Returns the faces as a list; the first five of the folder are for tuning only."""
+def _batches(options: argparse.Namespace) -> Iterator[list[Path]]:
+    """Yields the faces that are restored together; the first five are for tuning only."""
     files = sorted(options.faces.glob("*.png"))[5:][: options.count]
     if not files:
         raise SystemExit(f"{options.faces} holds no faces beyond the first five")
-    return "[" + ",".join(map(str, files)) + "]"
+    yield from (files[i : i + options.batch] for i in range(0, len(files), options.batch))
 
 
 def call(run: Run) -> int:
@@ -124,7 +128,7 @@ def call(run: Run) -> int:
         command = [sys.executable, "-m", "plugip", *run.words]
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
     said = "done" if done.returncode == 0 else f"FAILED, see {log.name}"
-    print(f"{run.task} | {run.method}: {said}", flush=True)
+    print(f"{run.folder}: {said}", flush=True)
     return done.returncode
 
 
@@ -132,6 +136,7 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = face_options(__doc__, "plugin_family")
     parser.add_argument("--count", type=int, default=27, help="faces, after the first five")
+    parser.add_argument("--batch", type=int, default=27, help="faces in one call of plugip")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, help="some tasks only")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="some methods only")
     return parser.parse_args(words)
@@ -144,7 +149,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if not options.draw:
         with ThreadPoolExecutor(options.processes) as pool:
             failed = sum(code != 0 for code in pool.map(call, planned))
-    findings = Findings({(r.method, r.task): r.folder for r in planned})
+    findings = Findings([(r.method, r.task, r.folder) for r in planned])
     given = words if words is not None else sys.argv[1:]
     text = table(findings, shlex.join(["python", "-m", "experiments.plugin_family", *given]))
     (options.out / "table.md").write_text(text, "utf-8")

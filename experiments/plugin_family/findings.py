@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -15,17 +15,15 @@ class Findings:
     """Rows of scores.jsonl by method, task and kind of iterate.
 
     Args:
-        folders: Folder of each run by method and task; those without scores are left out.
+        folders: Method, task and folder of each run; those without scores are left out.
     """
 
-    def __init__(self, folders: Mapping[tuple[str, str], Path]) -> None:
-        self.rows: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
-        for place, folder in folders.items():
-            kinds: dict[str, list[dict[str, Any]]] = {}
+    def __init__(self, folders: Iterable[tuple[str, str, Path]]) -> None:
+        rows: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+        for method, task, folder in folders:
             for row in _rows(folder / "scores.jsonl"):
-                kinds.setdefault(row["kind"], []).append(row)
-            if "last" in kinds:
-                self.rows[place] = kinds
+                rows.setdefault((method, task), {}).setdefault(row["kind"], []).append(row)
+        self.rows = {place: kinds for place, kinds in rows.items() if "last" in kinds}
 
     def tasks(self) -> list[str]:
         """Returns the tasks that have results, in order."""
