@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from plugip.linalg import damping_like
 from plugip.operator import Shape, SpectralOperator
 from plugip.operators._options import require_count
+from plugip.operators._vectors import SelectionSpectrum
 from plugip.operators.average_pool import require_divisible
 from plugip.options import require_choice
 from plugip.spectral import Spectrum
@@ -64,7 +63,7 @@ class Decimate(SpectralOperator):
         return b / (kept.to(b.dtype) + damping_like(lam, b))
 
     def spectrum(self, x_shape: Shape) -> Spectrum:
-        return DecimationSpectrum(self._kept(x_shape), self)
+        return SelectionSpectrum(self._kept(x_shape), self)
 
     def check_domain(self, x_shape: Shape) -> None:
         require_divisible(x_shape, self.factor)
@@ -85,26 +84,3 @@ class Decimate(SpectralOperator):
 
     def extra_repr(self) -> str:
         return f"factor={self.factor}, offset={self.offset!r}"
-
-
-@dataclass(frozen=True, eq=False)
-class DecimationSpectrum(Spectrum):
-    """The pixels are the coefficients, and s marks the kept ones."""
-
-    s: Tensor
-    decimate: Decimate
-
-    def Vt(self, x: Tensor) -> Tensor:
-        return x
-
-    def V(self, coefficients: Tensor) -> Tensor:
-        return coefficients
-
-    def Ut(self, y: Tensor) -> Tensor:
-        return self.decimate.adjoint(y)
-
-    def U(self, coefficients: Tensor) -> Tensor:
-        return self.decimate(coefficients)
-
-    def to(self, like: Tensor) -> DecimationSpectrum:
-        return DecimationSpectrum(self.s.to(like.real), self.decimate)

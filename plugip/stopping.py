@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -394,3 +394,28 @@ class ESEMV:
         mean = before + self.alpha * moved
         after = EMVState(mean, variance, best, waited, state.seen + 1)
         return after, Verdict(better, waited >= self.patience)
+
+
+@dataclass(frozen=True)
+class ByNoise:
+    """Judges by one rule where the noise level is known, and by another where it is not.
+
+    Args:
+        known: The rule for noise with a level and a known spread of its residual.
+        unknown: The rule for any other noise.
+    """
+
+    known: Rule[Any] = field(default_factory=Discrepancy)
+    unknown: Rule[Any] = field(default_factory=ESWMV)
+
+    def init(self, problem: Problem) -> Any:
+        """Returns the first state of the rule that applies."""
+        return self._rule(problem).init(problem)
+
+    def update(self, problem: Problem, state: Any, info: Info) -> tuple[Any, Verdict]:
+        """Judges one iterate by the rule that applies."""
+        return self._rule(problem).update(problem, state, info)
+
+    def _rule(self, problem: Problem) -> Rule[Any]:
+        level, kurtosis = problem.noise.std, excess_kurtosis(problem.noise)
+        return self.unknown if level is None or kurtosis is None else self.known

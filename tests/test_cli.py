@@ -137,6 +137,18 @@ def test_the_command_line_wins_over_the_task_and_the_task_over_the_default():
     assert composed("data.path=[a.png,b.png]")["data"]["path"] == ["a.png", "b.png"]
 
 
+def test_a_method_may_bring_its_stopping_rule_and_the_command_line_wins():
+    from plugip.cli.compose import compose_config
+
+    def rule(*words):
+        found = compose_config(["prior=plain", *words], str(LAB / "conf"))["stopping"]
+        return found.get("_target_", "none").rpartition(".")[2]
+
+    assert rule() == rule("method=fmplug") == rule("experiment=demo") == "ByNoise"
+    assert rule("method=dps") == rule("method=dmplug_paper") == rule("stopping=none") == "none"
+    assert rule("stopping=es_emv", "method=dmplug") == "ESEMV"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

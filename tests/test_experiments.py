@@ -149,6 +149,8 @@ def test_family_runs_leave_out_what_a_method_cannot_solve(tmp_path):
     planned = {(r.method, r.task): r for r in family.runs(options)}
     assert ("DPS", "blind motion blur") not in planned
     assert ("FMPlug", "phase retrieval") not in planned
+    guides = ",".join(f"{tmp_path}/{i:02}.png" for i in range(5))
+    assert f"method.guide.files=[{guides}]" in planned["FMPlug, few-shot", "phase retrieval"].words
     words = planned["DIP", "super-resolution"].words
     assert "prior=untrained" in words and "prior=diffusers" not in words
     assert f"data.path=[{tmp_path}/05.png]" in words  # the first five are for tuning
@@ -160,7 +162,8 @@ def test_family_words_compose(method):
 
     entry = family.METHODS[method]
     task = next(name for title, name in family.TASKS.items() if title not in entry.without)
-    words = [f"task={task}", *entry.words, f"stopping={entry.stopping}"]
+    said = [word.format(guides="a.png") for word in entry.words]
+    words = [f"task={task}", *said, f"stopping={entry.stopping}"]
     assert compose_config(words, None)["method"] is not None
 
 

@@ -10,7 +10,7 @@ from plugip.methods import DMPlug
 from plugip.noise import UnknownNoise
 from plugip.problem import Problem
 from plugip.rng import Rng
-from plugip.stopping import ESEMV, ESWMV, BestLoss, Budget, Discrepancy, Stopped
+from plugip.stopping import ESEMV, ESWMV, BestLoss, Budget, ByNoise, Discrepancy, Stopped
 from plugip.testing import check_method
 from plugip.testing.methods import toy_problem
 
@@ -137,6 +137,16 @@ def test_discrepancy_needs_a_noise_level():
         solve(unknown, Stopped(DMPlug(), Discrepancy()))
 
 
+def test_the_noise_chooses_the_rule():
+    p, method = toy_problem(), DMPlug(iterations=12, seed_weight=0.0)
+    rule = ByNoise(Discrepancy(3.0), ESWMV(3, 4))
+    unknown = Problem(p.y, p.operator, UnknownNoise(), p.prior)
+    for problem, chosen in ((p, rule.known), (unknown, rule.unknown)):
+        found, due = (solve(problem, Stopped(method, r)) for r in (rule, chosen))
+        assert found.answer_steps == due.answer_steps
+        assert torch.equal(found.x_hat, due.x_hat)
+
+
 def test_best_loss_picks_the_least():
     losses = torch.tensor([[3.0, 1.0, 2.0], [1.0, 2.0, 2.5], [2.0, 3.0, 0.5]])
     stopped, state = play(BestLoss(), walk(3), losses)
@@ -169,7 +179,7 @@ def test_halt_off_keeps_the_last_iterate_beside_the_pick():
 
 
 @pytest.mark.parametrize(
-    "rule", [ESWMV(3, 4), ESEMV(0.3, 4, 2), Discrepancy(), BestLoss(), Budget(3)]
+    "rule", [ESWMV(3, 4), ESEMV(0.3, 4, 2), Discrepancy(), BestLoss(), Budget(3), ByNoise()]
 )
 def test_stopped_methods_pass_check_method(rule):
     check_method(Stopped(DMPlug(iterations=8), rule)).require()

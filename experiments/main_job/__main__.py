@@ -22,7 +22,6 @@ TASKS = {
 }
 METHODS = {"dmplug": "DMPlug", "dps": "DPS, 100 steps"}
 INPUTS = {"super_resolution": "bicubic", "inpaint_random": "masked", "nonlinear_deblur": "blurred"}
-KINDS = ("input", "last", "oracle")
 
 
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
@@ -37,19 +36,24 @@ def pictures_of(folder: Path) -> Path:
     return found
 
 
+def answer_of(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Returns the row of the answer: what the stopping rule picked, or the last iterate."""
+    return rows.get("stopped", rows["last"])
+
+
 def table(out: Path) -> str:
     """Returns the figures as Markdown."""
-    lines = [
-        "| task | input | method | PSNR / SSIM | residual / noise | NFE = VJP | s | oracle |",
-        "|---" * 8 + "|",
-    ]
+    heads = ["task", "input", "method", "iterate", "PSNR / SSIM", "residual / noise"]
+    heads += ["NFE = VJP", "s", "oracle"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for task, title in TASKS.items():
         for method, name in METHODS.items():
             rows = rows_of(out / f"{task}_{method}")
-            start, last, best = (rows[kind] for kind in KINDS)
+            start, said, best = rows["input"], answer_of(rows), rows["oracle"]
             first = f"{title} | {INPUTS[task]} {_scores(start)}" if method == "dmplug" else " | "
-            cells = [first, name, _scores(last), f"{last['residual_to_noise']:.2f}"]
-            cells += [f"{last['nfe']}", f"{last['seconds']:.0f}", f"{best['metrics']['psnr']:.2f}"]
+            cells = [first, name, f"{said['kind']}, {said['step']}", _scores(said)]
+            cells += [f"{said['residual_to_noise']:.2f}", f"{rows['last']['nfe']}"]
+            cells += [f"{rows['last']['seconds']:.0f}", f"{best['metrics']['psnr']:.2f}"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -76,7 +80,9 @@ def draw(out: Path, file: Path) -> None:
              _scores(rows[0]["input"])),
         ]  # fmt: skip
         for folder, row, name in zip(folders, rows, METHODS.values(), strict=True):
-            shown.append((pictures_of(folder) / "reconstruction.png", name, _scores(row["last"])))
+            shown.append(
+                (pictures_of(folder) / "reconstruction.png", name, _scores(answer_of(row)))
+            )
         for ax, (path, head, below) in zip(line, shown, strict=True):
             ax.imshow(Image.open(path).convert("RGB"), interpolation="nearest")
             ax.set(xticks=[], yticks=[])

@@ -1,9 +1,9 @@
 """All plug-in methods on six problems, each through the command that a user types.
 
 Run: ``python -m experiments.plugin_family --faces FOLDER --out runs/plugin_family``. It calls
-``plugip`` for each method, task and batch of faces; each of these runs has its own folder below ``--out`` and
-goes on where it was interrupted. It writes table.md and figure.png. README.md beside this file
-says what is measured.
+``plugip`` for each method, task and batch of faces; each of these runs has its own folder below
+``--out`` and goes on where it was interrupted. It writes table.md and figure.png. README.md beside
+this file says what is measured.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ TASKS = {
     "blind Gaussian blur": "blind/gaussian_deblur",
     "phase retrieval": "phase_retrieval",
 }
+TUNING = 5  # the first faces of the folder: no result is told of them
 BLIND = ("blind motion blur", "blind Gaussian blur")
 KNOWN = tuple(task for task in TASKS if task not in BLIND)
 NEED_PICTURE = "phase retrieval"  # its measurement guides nobody
+PICTURES = tuple(task for task in TASKS if task != NEED_PICTURE)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Entry:
     """A method as it is run.
 
     Attributes:
-        words: What is said to plugip.
+        words: What is said to plugip; ``{guides}`` stands for the tuning faces.
         without: Tasks that it does not solve.
         stopping: The stopping rule that picks, while the method goes on to its end.
     """
@@ -56,11 +58,18 @@ METHODS = {
         ("method=dmplug", "method.iterations=100", "restarts=multi_start",
          "restarts.starts=4", "restarts.trial=10")
     ),
+    "DMPlug from z = 0": Entry(
+        ("method=dmplug", "method.iterations=100", "method.start.scale=0"), PICTURES
+    ),
     "Least misfit on the shell": Entry(("method=constrained_misfit", "method.iterations=100")),
     "Shortest seed that explains y": Entry(("method=constrained_seed", "method.iterations=100")),
     "FMPlug": Entry(("method=fmplug", "method.iterations=100"), (NEED_PICTURE,)),
     "FMPlug, warm start": Entry(
         ("method=fmplug_warm_start", "method.iterations=100"), (NEED_PICTURE,)
+    ),
+    "FMPlug, few-shot": Entry(
+        ("method=fmplug_few_shot", "method.iterations=100", "method.guide.files=[{guides}]"),
+        PICTURES
     ),
     "D-Flow": Entry(("method=dflow", "method.iterations=30"), (NEED_PICTURE,)),
     "DMILO": Entry(("method=dmilo", "method.outer=3", "method.inner=40"), BLIND),
@@ -95,15 +104,15 @@ def runs(options: argparse.Namespace) -> list[Run]:
 def _runs_of(faces: Sequence[Path], options: argparse.Namespace) -> Iterator[Run]:
     place = options.out / f"{faces[0].stem}_to_{faces[-1].stem}"
     prior = ("prior=diffusers", f"prior.source={options.prior}") if options.prior else ()
-    listed = ",".join(map(str, faces))
     for (task, name), (method, entry) in product(TASKS.items(), METHODS.items()):
         if task in entry.without or not _wanted(options, task, method):
             continue
         folder = place / name / method.replace(",", "").replace(" ", "_")
         own = () if any(w.startswith("prior=") for w in entry.words) else prior
+        said = [word.format(guides=_listed(_faces(options)[:TUNING])) for word in entry.words]
         words = (
-            f"task={name}", *entry.words, *own, f"stopping={entry.stopping}", "halt=false",
-            "data=folder", f"data.path=[{listed}]", f"output.folder={folder}",
+            f"task={name}", *said, *own, f"stopping={entry.stopping}", "halt=false",
+            "data=folder", f"data.path=[{_listed(faces)}]", f"output.folder={folder}",
         )  # fmt: skip
         yield Run(method, task, folder, words)
 
@@ -114,11 +123,19 @@ def _wanted(options: argparse.Namespace, task: str, method: str) -> bool:
 
 
 def _batches(options: argparse.Namespace) -> Iterator[list[Path]]:
-    """Yields the faces that are restored together; the first five are for tuning only."""
-    files = sorted(options.faces.glob("*.png"))[5:][: options.count]
+    """Yields the faces that are restored together."""
+    files = _faces(options)[TUNING:][: options.count]
     if not files:
-        raise SystemExit(f"{options.faces} holds no faces beyond the first five")
+        raise SystemExit(f"{options.faces} holds no faces beyond the first {TUNING}")
     yield from (files[i : i + options.batch] for i in range(0, len(files), options.batch))
+
+
+def _faces(options: argparse.Namespace) -> list[Path]:
+    return sorted(options.faces.glob("*.png"))
+
+
+def _listed(files: Sequence[Path]) -> str:
+    return ",".join(map(str, files))
 
 
 def call(run: Run) -> int:
