@@ -105,16 +105,6 @@ def _stated(certificate: Certificate | None, batch: int) -> list[tuple[float | N
     return list(zip(*parts, strict=True))
 
 
-def chi_square_limit(count: float, excess_kurtosis: float = 0.0) -> float:
-    """Returns 1 + 2 sqrt((2 + k) / m): a residual of pure noise exceeds it about once in forty.
-
-    Args:
-        count: Observed entries m of y.
-        excess_kurtosis: k of the noise, the same at each entry; 0 for Gaussian noise.
-    """
-    return 1 + 2 * math.sqrt((2 + excess_kurtosis) / max(count, 1))
-
-
 @dataclass(frozen=True)
 class _Fit:
     """One image's residual against that of pure noise."""

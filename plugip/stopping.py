@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from plugip.diagnostics import Certificate, chi_square_limit
+from plugip.diagnostics import Certificate
 from plugip.linalg import where
 from plugip.method import Info, Method, require_theta
-from plugip.noise import excess_kurtosis
+from plugip.noise import residual_moments
+from plugip.noise.base import Moments
 from plugip.operator import Unknown
 from plugip.problem import Problem
 from plugip.rng import Rng
@@ -161,13 +162,23 @@ def _kept(pick: Tensor, now: Any, before: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class DiscrepancyState:
+    """Which images have stopped, (B,) bool, and at which residual each of them does, (B,)."""
+
+    stopped: Tensor
+    limit: Tensor
+
+
+@dataclass(frozen=True)
 class Discrepancy:
     """Stops at the first iterate whose residual is as small as the noise (Morozov).
 
+    Where the noise depends on the signal (photons), its size is that of noise around y.
+
     Args:
-        tau: Stop when chi-square = ‖A(x) - y‖² / (m std²) is at most tau. None means 1 + 2
-            sqrt((2 + k) / m), two standard deviations of a residual of pure noise, whose excess
-            kurtosis k is 0 for Gaussian noise.
+        tau: Stop when chi-square, ‖A(x) - y‖² over its mean for pure noise, is at most tau. None
+            means two standard deviations above 1: 1 + 2 sqrt((2 + k) / m) for m entries of noise
+            of one level, whose excess kurtosis k is 0 for Gaussian noise.
 
     Source: Morozov 1966; the limit as in the chi-square test.
     """
@@ -178,34 +189,43 @@ class Discrepancy:
         if self.tau is not None and self.tau <= 0:
             raise ValueError(f"tau must be positive, got {self.tau}")
 
-    def init(self, problem: Problem) -> Tensor:
-        """Returns which images have stopped; needs a known noise level."""
-        if problem.noise.std is None:
+    def init(self, problem: Problem) -> DiscrepancyState:
+        """Returns each image's limit; needs to know how large residuals of pure noise are."""
+        squared = self._limit(problem) / problem.observed_count()
+        limit = squared.sqrt().to(problem.y.real)
+        return DiscrepancyState(torch.zeros_like(limit, dtype=torch.bool), limit)
+
+    def update(
+        self, problem: Problem, state: DiscrepancyState, info: Info
+    ) -> tuple[DiscrepancyState, Verdict]:
+        """Picks the first iterate below the limit."""
+        stopped = state.stopped | (info.residual <= state.limit)  # type: ignore[operator]
+        return replace(state, stopped=stopped), Verdict(stopped & ~state.stopped, stopped)
+
+    def _limit(self, problem: Problem) -> Tensor:
+        """Returns the largest ‖A(x) - y‖² of each image that passes for noise, (B,) float64."""
+        noise, moments = problem.noise, expected_moments(problem)
+        if moments is not None:
+            mean, variance = moments
+            return mean + 2 * variance.sqrt() if self.tau is None else self.tau * mean
+        if noise.std is None:
             raise TypeError(
-                f"Discrepancy needs a known noise level, which {type(problem.noise).__name__} "
+                f"Discrepancy needs a known noise level, which {type(noise).__name__} "
                 "does not have; use stopping=es_wmv, or give noise.std"
             )
-        if self.tau is None and excess_kurtosis(problem.noise) is None:
+        if self.tau is None:
             raise TypeError(
                 f"Discrepancy needs to know how much a residual varies, which "
-                f"{type(problem.noise).__name__} does not state as excess_kurtosis; give "
+                f"{type(noise).__name__} does not state as excess_kurtosis; give "
                 "stopping.tau, such as 1.1"
             )
-        return torch.zeros(problem.batch, dtype=torch.bool, device=problem.y.device)
+        count = torch.as_tensor(problem.observed_count(), device=problem.y.device)
+        return self.tau * noise.std**2 * count.double().expand(problem.batch)
 
-    def update(self, problem: Problem, state: Tensor, info: Info) -> tuple[Tensor, Verdict]:
-        """Picks the first iterate below the limit."""
-        chi_square = (info.residual / problem.noise.std).square()  # type: ignore[operator]
-        reached = chi_square <= self._limit(problem, chi_square)
-        return state | reached, Verdict(reached & ~state, state | reached)
 
-    def _limit(self, problem: Problem, like: Tensor) -> Tensor:
-        if self.tau is not None:
-            return torch.full_like(like, self.tau)
-        counts = torch.as_tensor(problem.observed_count()).expand(problem.batch).tolist()
-        kurtosis = excess_kurtosis(problem.noise) or 0.0
-        limits = [chi_square_limit(count, kurtosis) for count in counts]
-        return torch.tensor(limits, dtype=like.dtype, device=like.device)
+def expected_moments(problem: Problem) -> Moments | None:
+    """Returns mean and variance of ‖n‖² for noise around y, or None if they are not known."""
+    return residual_moments(problem.noise, problem.y, problem.operator.observed)
 
 
 @dataclass(frozen=True)
@@ -401,7 +421,7 @@ class ByNoise:
     """Judges by one rule where the noise level is known, and by another where it is not.
 
     Args:
-        known: The rule for noise with a level and a known spread of its residual.
+        known: The rule for noise that says how large its residuals are.
         unknown: The rule for any other noise.
     """
 
@@ -417,5 +437,4 @@ class ByNoise:
         return self._rule(problem).update(problem, state, info)
 
     def _rule(self, problem: Problem) -> Rule[Any]:
-        level, kurtosis = problem.noise.std, excess_kurtosis(problem.noise)
-        return self.unknown if level is None or kurtosis is None else self.known
+        return self.unknown if expected_moments(problem) is None else self.known

@@ -6,8 +6,8 @@ import pytest
 import torch
 from toys import ExactPrior, Fourier, Identity, Masked
 
-from plugip.diagnostics import Diagnostics, chi_square_limit, diagnose
-from plugip.noise import GaussianNoise, UnknownNoise
+from plugip.diagnostics import Diagnostics, diagnose
+from plugip.noise import GaussianNoise, LaplaceNoise, Noise, UniformNoise, UnknownNoise
 from plugip.problem import Problem, measure
 
 IMAGE = (1, 2, 4)  # 8 entries: the limit is 1 + 2 sqrt(2 / 8) = 2
@@ -35,16 +35,18 @@ def diagnostic(**changes: object) -> Diagnostics:
     return Diagnostics(**(usual | changes))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("count", "limit"), [(8, 2.0), (2, 3.0), (200, 1.2), (0.0, 3.8284271247)])
-def test_the_limit_by_hand(count: float, limit: float):
-    assert chi_square_limit(count) == pytest.approx(limit)
-
-
 @pytest.mark.parametrize(
-    ("kurtosis", "limit"), [(0.0, 2.0), (3.0, 2.5811388301), (-1.2, 1.632456)]
+    ("noise", "limit"),
+    [
+        (GaussianNoise(0.1), 2.0),
+        (LaplaceNoise(0.1), 2.5811388301),  # an excess kurtosis of 3
+        (UniformNoise(0.1), 1.632456),  # and of -1.2
+    ],
 )
-def test_the_limit_depends_on_the_kurtosis_of_the_noise(kurtosis: float, limit: float):
-    assert chi_square_limit(8, kurtosis) == pytest.approx(limit)
+def test_the_limit_depends_on_the_kurtosis_of_the_noise(noise: Noise, limit: float):
+    p = Problem(torch.zeros(2, *IMAGE), Identity(), noise, PRIOR)
+    for d in diagnose(p, answers(0.1, 0.1), None):
+        assert d.chi_square_limit == pytest.approx(limit)
 
 
 def test_residual_and_chi_square_by_hand():
@@ -91,7 +93,7 @@ def test_the_truth_explains_a_complex_measurement():
     p = Problem(measure(Fourier(), x, noise), Fourier(), noise, ExactPrior(x[0]))
     for d in diagnose(p, x, None):
         assert d.chi_square == pytest.approx(1, abs=4 * math.sqrt(2 / 6144))
-        assert d.chi_square_limit == pytest.approx(chi_square_limit(6144))
+        assert d.chi_square_limit == pytest.approx(1 + 2 * math.sqrt(2 / 6144))
 
 
 def test_diagnosing_makes_no_graph():

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from toys import ExactPrior, Identity, Masked, close
 
-from plugip.diagnostics import chi_square_limit, diagnose
+from plugip.diagnostics import diagnose
 from plugip.method import Info
 from plugip.noise import (
     CompoundNoise,
@@ -215,9 +215,9 @@ def test_the_truth_is_refused_about_once_in_forty(noise: Noise):
 
 def test_the_limit_of_gaussian_noise_would_refuse_laplace_noise_far_too_often():
     said = verdicts(LaplaceNoise(0.1), 600)
-    gaussian = chi_square_limit(24 * 24)
+    gaussian = 1 + 2 * math.sqrt(2) / 24
     assert sum(d.chi_square > gaussian for d in said) > 0.07 * 600
-    assert said[0].chi_square_limit == pytest.approx(chi_square_limit(24 * 24, 3.0))
+    assert said[0].chi_square_limit == pytest.approx(1 + 2 * math.sqrt(5) / 24)
 
 
 def test_what_is_too_far_off_is_refused_whatever_the_noise():
@@ -231,7 +231,7 @@ def test_what_is_too_far_off_is_refused_whatever_the_noise():
 
 def test_a_level_without_a_spread_gives_a_ratio_and_no_verdict():
     x = torch.zeros(1, 1, 4, 4)
-    for noise, limit in ((Own(), None), (Telling(), chi_square_limit(16))):
+    for noise, limit in ((Own(), None), (Telling(), 1 + 2 * math.sqrt(2 / 16))):
         problem = Problem(x + 0.1, Identity(), noise, ExactPrior(x[0]))
         (d,) = diagnose(problem, x, None)
         assert d.residual_to_noise == pytest.approx(1, rel=1e-6)
@@ -264,7 +264,20 @@ def test_the_discrepancy_rule_asks_for_tau_where_the_limit_is_not_stated():
         TypeError, match=r"Own does not state as excess_kurtosis; give stopping\.tau"
     ):
         Discrepancy().init(problem)
-    assert not Discrepancy(tau=1.1).init(problem).any()
+    assert Discrepancy(tau=1.21).init(problem).limit.item() == pytest.approx(0.11)
+
+
+def test_the_discrepancy_rule_knows_the_size_of_noise_that_depends_on_the_signal():
+    clean = clean_image(ShotNoise(60), 1, 40, 40).float()
+    for noise, off in (
+        (ShotNoise(60), 0.02),
+        (PoissonGaussianNoise(0.2, 0.1), 0.02),
+        (SpeckleNoise(0.2), 0.06),
+    ):
+        y = drawn(noise, clean, 1)
+        limit = Discrepancy(tau=1.0).init(Problem(y, Identity(), noise, ExactPrior(y[0]))).limit
+        mean, _ = residual_moments(noise, clean)
+        assert limit.item() == pytest.approx(math.sqrt(mean.item() / 1600), rel=off)
 
 
 @pytest.mark.parametrize("noise", SILENT, ids=label)
