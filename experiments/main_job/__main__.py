@@ -51,7 +51,9 @@ def table(out: Path) -> str:
             rows = rows_of(out / f"{task}_{method}")
             start, said, best = rows["input"], answer_of(rows), rows["oracle"]
             first = f"{title} | {INPUTS[task]} {_scores(start)}" if method == "dmplug" else " | "
-            cells = [first, name, f"{said['kind']}, {said['step']}", _scores(said)]
+            # A rule that has not met the noise leaves the last iterate as the answer.
+            kind = "stopped" if said["kind"] == "stopped" and said["explains_y"] else "last"
+            cells = [first, name, f"{kind}, {said['step']}", _scores(said)]
             cells += [f"{said['residual_to_noise']:.2f}", f"{rows['last']['nfe']}"]
             cells += [f"{rows['last']['seconds']:.0f}", f"{best['metrics']['psnr']:.2f}"]
             lines.append(f"| {' | '.join(cells)} |")
