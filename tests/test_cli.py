@@ -111,13 +111,15 @@ def test_every_task_composes_with_every_method(task):
     from plugip.building import resolved
     from plugip.cli.compose import compose_config
 
-    for method in ("dmplug", "dps"):
+    for method in ("dmplug", "dps", "fmplug"):
         words = [f"task={task}", f"method={method}", "prior=plain"]
         cfg = resolved(compose_config(words, str(LAB / "conf")))
         assert cfg["operator"]["_target_"].startswith("plugip.operators.")
         assert cfg["noise"]["std"] == cfg["hints"]["noise"]["std"]
         if method == "dps":
             assert cfg["method"]["zeta"] == cfg["hints"]["dps"]["zeta"]
+        if method == "fmplug":
+            assert (cfg["method"]["time_step"] == 0) == task.startswith("inpaint")
 
 
 def test_the_command_line_wins_over_the_task_and_the_task_over_the_default():

@@ -63,7 +63,9 @@ METHODS = {
     ),
     "Least misfit on the shell": Entry(("method=constrained_misfit", "method.iterations=100")),
     "Shortest seed that explains y": Entry(("method=constrained_seed", "method.iterations=100")),
-    "FMPlug": Entry(("method=fmplug", "method.iterations=100"), (NEED_PICTURE,)),
+    "FMPlug": Entry(
+        ("method=fmplug", "method.iterations=100", "method.time_step=0.01"), (NEED_PICTURE,)
+    ),
     "FMPlug, warm start": Entry(
         ("method=fmplug_warm_start", "method.iterations=100"), (NEED_PICTURE,)
     ),
