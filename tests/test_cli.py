@@ -118,6 +118,8 @@ def test_every_task_composes_with_every_method(task):
         assert cfg["noise"]["std"] == cfg["hints"]["noise"]["std"]
         if method == "dps":
             assert cfg["method"]["zeta"] == cfg["hints"]["dps"]["zeta"]
+        if method == "dmplug":
+            assert (cfg["method"]["start"]["scale"] == 0) == task.startswith("phase_retrieval")
         if method == "fmplug":
             assert (cfg["method"]["time_step"] == 0) == task.startswith("inpaint")
 

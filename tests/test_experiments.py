@@ -167,20 +167,23 @@ def test_family_words_compose(method):
     assert compose_config(words, None)["method"] is not None
 
 
-def test_family_table_keeps_the_kinds_apart(tmp_path):
-    lines = [
-        {"kind": kind, "metrics": {"psnr": v, "ssim": 0.5}, "residual_to_noise": 1.0, "nfe": 30}
-        | {"vjps": 30, "seconds": 1.0}
-        for v0 in (20.0, 22.0)
-        for kind, v in (("last", v0), ("oracle", v0 + 1), ("input", v0 - 5))
-    ]
-    text = "\n".join(map(json.dumps, lines)) + "\n"
-    (tmp_path / "scores.jsonl").write_text(text, "utf-8")
-    found = FamilyFindings([("A", "task", tmp_path), ("B", "task", tmp_path / "none")])
-    assert found.methods("task") == ["A"]
+def test_family_table_keeps_the_kinds_apart_and_pairs_the_images(tmp_path):
+    for method, lift in (("DMPlug", 0.0), ("A", 1.0)):
+        lines = [
+            {"kind": kind, "metrics": {"psnr": v, "ssim": 0.5}, "residual_to_noise": 1.0}
+            | {"id": image, "nfe": 30, "vjps": 30, "seconds": 1.0}
+            for image, v0 in (("a", 20.0 + lift), ("b", 22.0 - 3 * lift))
+            for kind, v in (("last", v0), ("oracle", v0 + 1), ("input", 15.0))
+        ]
+        (tmp_path / method).mkdir()
+        text = "\n".join(map(json.dumps, lines)) + "\n"
+        (tmp_path / method / "scores.jsonl").write_text(text, "utf-8")
+    found = FamilyFindings([(m, "task", tmp_path / m) for m in ("A", "DMPlug", "none")])
+    assert found.methods("task") == ["DMPlug", "A"]
     text = family_table(found, "c")
-    assert "| A | 2 | 21.00 ± 1.41 | – | 22.00 ± 1.41 | 0.500 ± 0.000 |" in text
-    assert "| *the measurement* | 2 | 16.00 | – | – | 0.500 | – | – | – | – |" in text
+    assert "| DMPlug | 2 | 21.00 ± 1.41 | – | 22.00 ± 1.41 | – | 0.500 ± 0.000 |" in text
+    assert "| A | 2 | 20.00 ± 1.41 | – | 21.00 ± 1.41 | -1.00 ± 2.83 (1 of 2) |" in text
+    assert "| *the measurement* | 2 | 15.00 | – | – | – | 0.500 | – | – | – | – |" in text
 
 
 def test_picks_after_a_rule_has_stopped_do_not_count():

@@ -52,13 +52,13 @@ class Entry:
 
 
 METHODS = {
-    "DMPlug": Entry(("method=dmplug", "method.iterations=100")),
+    "DMPlug": Entry(("method=dmplug", "method.iterations=100", "method.start.scale=1")),
     "DMPlug, published": Entry(("method=dmplug_paper", "method.iterations=125")),
     "DMPlug, 4 starts": Entry(
-        ("method=dmplug", "method.iterations=100", "restarts=multi_start",
+        ("method=dmplug", "method.iterations=100", "method.start.scale=1", "restarts=multi_start",
          "restarts.starts=4", "restarts.trial=10")
     ),
-    "DMPlug from z = 0": Entry(
+    "DMPlug from zero": Entry(
         ("method=dmplug", "method.iterations=100", "method.start.scale=0"), PICTURES
     ),
     "Least misfit on the shell": Entry(("method=constrained_misfit", "method.iterations=100")),

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 KINDS = ("last", "stopped", "oracle")
+YARDSTICK = "DMPlug"  # every method is compared with it image by image
 
 
 class Findings:
@@ -40,6 +41,16 @@ class Findings:
         found = [row["metrics"].get(name, row.get(name)) for row in rows]
         return [float(v) for v in found if v is not None]
 
+    def gains(self, method: str, task: str) -> list[float]:
+        """Returns how many dB a method's last iterate is ahead of DMPlug's, image by image."""
+        if (YARDSTICK, task) not in self.rows:
+            return []
+        ours, theirs = (
+            {row["id"]: row["metrics"]["psnr"] for row in self.rows[m, task]["last"]}
+            for m in (method, YARDSTICK)
+        )
+        return [ours[image] - theirs[image] for image in ours if image in theirs]
+
     def count(self, method: str, task: str) -> int:
         """Returns the number of images."""
         return len(self.rows[method, task]["last"])
@@ -54,8 +65,8 @@ def _rows(file: Path) -> list[dict[str, Any]]:
 def table(findings: Findings, command: str) -> str:
     """Returns the figures as Markdown: mean ± standard deviation over images."""
     heads = [
-        "method", "images", *(f"PSNR {kind}" for kind in KINDS), "SSIM last", "residual / noise",
-        "NFE", "VJP", "s",
+        "method", "images", *(f"PSNR {kind}" for kind in KINDS), "beside DMPlug", "SSIM last",
+        "residual / noise", "NFE", "VJP", "s",
     ]  # fmt: skip
     parts = [f"Made by `{command}`.", ""]
     for task in findings.tasks():
@@ -77,11 +88,20 @@ def _line(findings: Findings, method: str, task: str) -> str:
         method,
         str(findings.count(method, task)),
         *(said(kind, "psnr", 2, spread=True) for kind in KINDS),
+        _gain([] if method == YARDSTICK else findings.gains(method, task)),
         said("last", "ssim", 3, spread=True),
         said("last", "residual_to_noise", 2),
         *(said("last", name, 0) for name in ("nfe", "vjps", "seconds")),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _gain(gains: list[float]) -> str:
+    """Returns mean ± standard deviation of paired differences, and how many are above 0."""
+    if not gains:
+        return "–"
+    spread = f" ± {stdev(gains):.2f}" if len(gains) > 1 else ""
+    return f"{fmean(gains):+.2f}{spread} ({sum(g > 0 for g in gains)} of {len(gains)})"
 
 
 def _measured(findings: Findings, task: str, cells: int) -> list[str]:
@@ -90,7 +110,7 @@ def _measured(findings: Findings, task: str, cells: int) -> list[str]:
     found = [findings.values(method, task, "input", name) for name in ("psnr", "ssim")]
     if not all(found):
         return []
-    line = ["*the measurement*", str(len(found[0])), f"{fmean(found[0]):.2f}", "–", "–"]
+    line = ["*the measurement*", str(len(found[0])), f"{fmean(found[0]):.2f}", "–", "–", "–"]
     line += [f"{fmean(found[1]):.3f}"]
     return [f"| {' | '.join(line + ['–'] * (cells - len(line)))} |"]
 

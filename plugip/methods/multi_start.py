@@ -74,7 +74,7 @@ class MultiStart(Generic[S]):
 
     Start 0 draws from the image's own stream, so one start is the bare method, and more starts
     never lose its run; start s > 0 has a stream of its own. A method that starts at a fixed point
-    (``ZeroStart``) has equal starts, and gains nothing.
+    (z = 0) is refused: its starts would be equal.
 
     All starts of all images are one batch of B S rows in the trial: memory is that of so many
     images, and an image's bill holds S calls for each call of that batch. What is reported in the
@@ -92,7 +92,8 @@ class MultiStart(Generic[S]):
             between steps (DMILO) are still comparable here, at the same step.
 
     Raises:
-        ValueError: If a count is below 1, or ``by`` is unknown.
+        ValueError: If a count is below 1, or ``by`` is unknown; from ``init``, if the starts of an
+            image are equal.
     """
 
     method: Method[Any]
@@ -117,9 +118,20 @@ class MultiStart(Generic[S]):
         require_theta(problem, self.method)
         with problem.prior.counter.times(self.starts):
             run = Wide(self.method.init(self._wide(problem), rng.branch(self.starts)), self.starts)
+        self._require_differing(run)
         losses = problem.y.real.new_full((problem.batch, self.starts), torch.inf)
         leader = losses.new_zeros(problem.batch, dtype=torch.long)
         return MultiStartState(run, leader, losses, losses < 0, 0)
+
+    def _require_differing(self, run: Wide) -> None:
+        function = getattr(self.method, "seed", None)
+        seeds = None if function is None or self.starts == 1 else function(run.state)
+        if seeds is not None and torch.equal(seeds[0 :: self.starts], seeds[1 :: self.starts]):
+            raise ValueError(
+                f"all {self.starts} starts of an image are equal, since "
+                f"{type(self.method).__name__} begins at one fixed seed; let it draw, for "
+                "instance by method.start.scale=1"
+            )
 
     def step(self, problem: Problem, state: MultiStartState) -> tuple[MultiStartState, Info]:
         """Makes one step of every start that still runs; the info is that of the leader."""

@@ -248,3 +248,10 @@ def test_csgm_runs_ten_starts_to_their_end():
     assert method == MultiStart(
         DMPlug(500, Generator(), Adam(0.1), GaussianStart(), 0.002, "mean"), 10, 500
     )
+
+
+def test_equal_starts_are_refused():
+    from_zero = DMPlug(iterations=4, start=GaussianStart(0.0))
+    with pytest.raises(ValueError, match=r"all 3 starts .* method.start.scale=1"):
+        solve(toy_problem(), MultiStart(from_zero, starts=3))
+    assert solve(toy_problem(), MultiStart(from_zero, starts=1)).steps == [4, 4, 4]
