@@ -1,4 +1,4 @@
-"""The README's table and figure: one photograph, three tasks, DMPlug and DPS.
+"""The README's table and figure: one photograph, three tasks, DMPlug, DPS and DIP.
 
 Run: ``python -m experiments.main_job --out runs/main_job``. It calls ``plugip`` for each task and
 method, and writes table.md and figure.png; finished runs are not made again.
@@ -20,7 +20,11 @@ TASKS = {
     "inpaint_random": "inpainting, 70 % missing",
     "nonlinear_deblur": "camera-response blur",
 }
-METHODS = {"dmplug": "DMPlug", "dps": "DPS, 100 steps"}
+METHODS = {"dmplug": "DMPlug", "dps": "DPS, 100 steps", "dip": "DIP, 600 steps"}
+WORDS = {  # beside method=...
+    "dip": ["prior=untrained", "method.iterations=600", "stopping=es_wmv", "stopping.window=50",
+            "stopping.patience=200"],
+}  # fmt: skip
 INPUTS = {"super_resolution": "bicubic", "inpaint_random": "masked", "nonlinear_deblur": "blurred"}
 
 
@@ -34,6 +38,13 @@ def pictures_of(folder: Path) -> Path:
     """Returns the folder of the run's only image."""
     (found,) = (folder / "images").iterdir()
     return found
+
+
+def picture_of(folder: Path) -> Path:
+    """Returns the picture of a run's answer."""
+    found = pictures_of(folder)
+    stopped = found / "stopped.png"
+    return stopped if stopped.exists() else found / "reconstruction.png"
 
 
 def answer_of(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -51,8 +62,9 @@ def table(out: Path) -> str:
             rows = rows_of(out / f"{task}_{method}")
             start, said, best = rows["input"], answer_of(rows), rows["oracle"]
             first = f"{title} | {INPUTS[task]} {_scores(start)}" if method == "dmplug" else " | "
-            # A rule that has not met the noise leaves the last iterate as the answer.
-            kind = "stopped" if said["kind"] == "stopped" and said["explains_y"] else "last"
+            # A rule that never fires leaves the last iterate as the answer.
+            fired = said["explains_y"] or said["step"] < rows["last"]["step"]
+            kind = "stopped" if said["kind"] == "stopped" and fired else "last"
             cells = [first, name, f"{kind}, {said['step']}", _scores(said)]
             cells += [f"{said['residual_to_noise']:.2f}", f"{rows['last']['nfe']}"]
             cells += [f"{rows['last']['seconds']:.0f}", f"{best['metrics']['psnr']:.2f}"]
@@ -68,7 +80,7 @@ def draw(out: Path, file: Path) -> None:
     """Writes the figure: truth, measurement and the answers of each method, a line a task."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11.5, 7.3), layout="constrained")
+    figure = Figure(figsize=(13.4, 7.2), layout="constrained")
     axes = figure.subplots(len(TASKS), 3 + len(METHODS))
     for line, (task, title) in zip(axes, TASKS.items(), strict=True):
         folders = [out / f"{task}_{method}" for method in METHODS]
@@ -82,9 +94,7 @@ def draw(out: Path, file: Path) -> None:
              _scores(rows[0]["input"])),
         ]  # fmt: skip
         for folder, row, name in zip(folders, rows, METHODS.values(), strict=True):
-            shown.append(
-                (pictures_of(folder) / "reconstruction.png", name, _scores(answer_of(row)))
-            )
+            shown.append((picture_of(folder), name, _scores(answer_of(row))))
         for ax, (path, head, below) in zip(line, shown, strict=True):
             ax.imshow(Image.open(path).convert("RGB"), interpolation="nearest")
             ax.set(xticks=[], yticks=[])
@@ -102,7 +112,8 @@ def main() -> int:
     out = parser.parse_args().out
     for task in TASKS:
         for method in METHODS:
-            words = [f"task={task}", f"method={method}", f"output.folder={out}/{task}_{method}"]
+            words = [f"task={task}", f"method={method}", *WORDS.get(method, [])]
+            words += [f"output.folder={out}/{task}_{method}"]
             done = subprocess.run([sys.executable, "-m", "plugip", *words], check=False)
             if done.returncode:
                 return done.returncode
