@@ -154,6 +154,12 @@ def test_family_runs_leave_out_what_a_method_cannot_solve(tmp_path):
     words = planned["DIP", "super-resolution"].words
     assert "prior=untrained" in words and "prior=diffusers" not in words
     assert f"data.path=[{tmp_path}/05.png]" in words  # the first five are for tuning
+    options.count, calls = 2, len(planned)
+    folders = [run.folder.parts[1] for run in family.runs(options)]
+    assert folders == ["05_to_05"] * calls + ["06_to_06"] * calls  # whole faces first
+    options.batch = 0
+    with pytest.raises(SystemExit, match="--batch must be at least 1, got 0"):
+        family.runs(options)
 
 
 @pytest.mark.parametrize("method", family.METHODS)

@@ -52,11 +52,11 @@ class Entry:
 
 
 METHODS = {
-    "DMPlug": Entry(("method=dmplug", "method.iterations=100", "method.start.scale=1")),
+    "DMPlug": Entry(("method=dmplug", "method.iterations=100", "method.start.scale=1.0")),
     "DMPlug, published": Entry(("method=dmplug_paper", "method.iterations=125")),
     "DMPlug, 4 starts": Entry(
-        ("method=dmplug", "method.iterations=100", "method.start.scale=1", "restarts=multi_start",
-         "restarts.starts=4", "restarts.trial=10")
+        ("method=dmplug", "method.iterations=100", "method.start.scale=1.0",
+         "restarts=multi_start", "restarts.starts=4", "restarts.trial=10")
     ),
     "DMPlug from zero": Entry(
         ("method=dmplug", "method.iterations=100", "method.start.scale=0"), PICTURES
@@ -126,6 +126,8 @@ def _wanted(options: argparse.Namespace, task: str, method: str) -> bool:
 
 def _batches(options: argparse.Namespace) -> Iterator[list[Path]]:
     """Yields the faces that are restored together."""
+    if options.batch < 1:
+        raise SystemExit(f"--batch must be at least 1, got {options.batch}")
     files = _faces(options)[TUNING:][: options.count]
     if not files:
         raise SystemExit(f"{options.faces} holds no faces beyond the first {TUNING}")
