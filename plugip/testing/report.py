@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from plugip.rng import stream_seed
+from plugip.rng import open_stream, stream_key
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def close(a: Tensor, b: Tensor, tolerance: float) -> tuple[bool, str]:
 
 def random_images(shape: tuple[int, ...], purpose: str) -> Tensor:
     """Returns reproducible float64 images in [-0.9, 0.9]; leaves the global stream alone."""
-    generator = torch.Generator().manual_seed(stream_seed(0, "testing", purpose))
+    generator = open_stream(stream_key(0, "testing", purpose))
     return torch.rand(shape, generator=generator, dtype=torch.float64) * 1.8 - 0.9
 
 
