@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Imports run downwards: a room may import its own floor and the floors below it.
 # A room that is on no floor (cli, building, testing, the package itself) stands above all of them.
 FLOORS = (
-    {"operator", "refusals", "composition", "folding", "spectral", "linalg"}
+    {"operator", "refusals", "composition", "folding", "spectral", "linalg", "texts"}
     | {"path", "rng", "options", "metrics", "data"},
     {"noise", "prior"},
     {"reverse", "problem", "priors", "untrained"},

@@ -110,8 +110,12 @@ class Experiment:
 
         Raises:
             ValueError, TypeError: If the parts do not fit each other; before any solving.
-            OSError: If results cannot be written.
+            OSError: If results cannot be written, or another run is at work in the folder.
         """
+        with self.record:  # its folder is this run's alone until the end
+            return self._run()
+
+    def _run(self) -> Summary:
         team = join_team(self.device)
         self.operator.to(team.device)
         self.prior.to(team.device)
@@ -122,10 +126,13 @@ class Experiment:
             self.record.begin(team.device, weights_digest(self.prior))
         digests = {item.id: file_digest(item.path) for item in items}
         finished = [i for i in ids if self.record.finished(i, digests[i])]
+        if team.leads:
+            self.record.write_scores(finished)
         team.wait()  # nobody solves before everybody knows what is left
-        todo = [(i, digests[i.id]) for i in team.share(items) if i.id not in finished]
+        done = set(finished)
+        todo = [(i, digests[i.id]) for i in team.share(items) if i.id not in done]
         scribe = Scribe(self.record, judge, self.noise.std, self.rng_seed)
-        interrupted = self._solve_all(todo, ids, scribe, team)
+        interrupted = self._solve_all(todo, scribe, team)
         if not interrupted:
             team.wait()
         if team.leads:
@@ -135,9 +142,7 @@ class Experiment:
         rows = self.record.rows(ids)
         return Summary(self.record.folder, rows, finished, judge.conventions, interrupted)
 
-    def _solve_all(
-        self, todo: list[tuple[Item, str]], ids: list[str], scribe: Scribe, team: Team
-    ) -> bool:
+    def _solve_all(self, todo: list[tuple[Item, str]], scribe: Scribe, team: Team) -> bool:
         """Solves batch by batch; returns whether Ctrl-C ended it."""
         alone = team.device.type == "cpu"  # there ``solve`` takes the images one by one
         width = self.batch_size or (1 if alone else GPU_BATCH)
@@ -147,8 +152,6 @@ class Experiment:
         try:
             for first in range(0, len(todo), width):
                 self._solve_batch(todo[first : first + width], scribe, progress, team.device)
-                if team.leads:
-                    self.record.write_scores(ids)
         except KeyboardInterrupt:
             return True
         finally:
