@@ -108,7 +108,7 @@ def test_the_reverse_process_has_the_slope_of_its_differences(path: Path, steps:
         close(slope(error, t), central(error, t, 2e-5)[None], 2e-3)
 
 
-@pytest.mark.parametrize("path", [DiscretePath.linear(), DiscretePath.linear(100), VPPath()])
+@pytest.mark.parametrize("path", [DiscretePath.linear(), DiscretePath.cosine(), VPPath()])
 @pytest.mark.parametrize("start", [0.7, 0.5, 0.3])
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_fmplug_s_gradient_is_exact_where_it_starts(path: Path, start: float, steps: int):

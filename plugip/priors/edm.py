@@ -111,6 +111,10 @@ class EDMPrior(NetworkPrior):
             run_probe(self)
         self.equip(runtime)
 
+    @property
+    def least_level(self) -> float:
+        return self.sigma_min
+
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.path.coefficients(t, x_t)
         # Beyond sigma_max the state is scaled as a bridge does it, by alpha + sigma on each side.
