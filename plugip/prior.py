@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from plugip.path import FlowPath, Path, ValueRange, VPPath
 
+# Below this flow time a flow's velocity, (x_t - x_0) / t, is lost in rounding.
+EARLIEST = 1e-3
+
 
 @dataclass
 class Counter:
@@ -101,6 +104,11 @@ class Prior(nn.Module, ABC):
         """Shape of one decoded image, (C, H, W)."""
         return self.shape
 
+    @property
+    def least_level(self) -> float:
+        """Least noise level sigma / alpha that the network was trained on; 0 if none is known."""
+        return self.path.least_level
+
     def freeze(self) -> Prior:
         """Puts the network into eval mode and switches weight gradients off; returns self."""
         return self.eval().requires_grad_(False)
@@ -157,6 +165,15 @@ class BridgedPrior(Prior):
     @property
     def image_shape(self) -> tuple[int, ...]:
         return self.base.image_shape
+
+    @property
+    def least_level(self) -> float:
+        return self.base.least_level
+
+
+def earliest(prior: Prior) -> float:
+    """Returns the least flow time at which a prior still tells noise from the image."""
+    return max(EARLIEST, prior.least_level / (1 + prior.least_level))
 
 
 def as_flow(base: Prior) -> Prior:
