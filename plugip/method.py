@@ -28,12 +28,15 @@ class Info:
         done: Images that need no further step, (B,) bool.
         residual: Root mean square of A(x_hat) - y per image, (B,), in the units of y; None if the
             method does not have it at hand.
+        ending: How the search stands, ``diagnostics.Ending`` per image, (B,) int64; None where the
+            method has nothing to say but ``done``.
     """
 
     x_hat: Tensor
     loss: Tensor
     done: Tensor
     residual: Tensor | None = None
+    ending: Tensor | None = None
 
 
 @runtime_checkable

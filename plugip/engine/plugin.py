@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plugip.engine.misfit import Misfit
 from plugip.engine.objective import Evaluation
-from plugip.engine.solver import AnySolver
+from plugip.engine.solver import AnySolver, ending
 from plugip.engine.unknowns import Unknowns, with_theta
 from plugip.method import Info
 from plugip.operator import Unknown
@@ -80,7 +80,8 @@ class PlugIn(ABC):
         solver, v, here, stuck = self.solver.step(self.objective(problem, state), state.solver)
         with torch.no_grad():
             theta = unknowns.theta(problem, v)
-        return PlugInState(unknowns, solver, v, here.x, theta), info(here, stuck)
+        reported = replace(info(here, stuck), ending=ending(solver))
+        return PlugInState(unknowns, solver, v, here.x, theta), reported
 
     def finish(self, problem: Problem, state: PlugInState) -> Tensor:
         """Returns the image of the last evaluation, (B, C, H, W), clamped to [-1, 1]."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugip.diagnostics import diagnose
+from plugip.diagnostics import Ending, diagnose
 from plugip.experiment.pictures import drawn, naive, named_parts, picture_of
 from plugip.experiment.scoring import Judge
 from plugip.method import Solution, Trace
@@ -140,11 +140,11 @@ class Scribe:
         z, theta = answer if same else (None, None)
         last = self._row(case.id, "last", status, step=solution.steps[0], **cost)
         last = replace(last, **certified) if same else last
-        yield self._judged(last, case, problem, solution.last, z, theta)
+        yield self._judged(last, case, problem, solution.last, z, theta, checks.ending)
         if stopped:
             row = self._row(case.id, "stopped", status, step=step, **cost)
             row = replace(row, **certified)
-            yield self._judged(row, case, problem, solution.x_hat, *answer)
+            yield self._judged(row, case, problem, solution.x_hat, *answer, checks.ending)
         if best is not None:
             row = self._row(case.id, "oracle", status, step=best[0], **cost)
             yield self._judged(row, case, problem, best[1])
@@ -157,25 +157,27 @@ class Scribe:
         x_hat: Tensor,
         z: Tensor | None = None,
         theta: Unknown | None = None,
+        ending: Ending = Ending.OPEN,
     ) -> Row:
         # An iterate whose unknown was not kept can be scored, but not be held against y.
         judgeable = not problem.blind or theta is not None
-        described = _described(row, problem.known(theta), x_hat, z) if judgeable else row
+        if judgeable:
+            row = _described(row, problem.known(theta), x_hat, z, ending)
         if case.x is None:
-            return described
+            return row
         metrics, notes = self.judge.scores(x_hat, case.x)
-        return replace(described, metrics=metrics, metric_notes=notes)
+        return replace(row, metrics=metrics, metric_notes=notes)
 
     def _row(self, image_id: str, kind: str, status: str, message: str = "", **values: Any) -> Row:
         known = {"rng_seed": self.rng_seed, "config_hash": self.record.hash}
         return Row(image_id, kind, status, message, **known, **values)
 
 
-def _described(row: Row, problem: Problem, x_hat: Tensor, z: Tensor | None) -> Row:
+def _described(row: Row, problem: Problem, x_hat: Tensor, z: Tensor | None, ending: Ending) -> Row:
     """Adds what can be said without the truth: residual, chi-square, seed norm, saturation."""
     with torch.no_grad():
         residual = float(problem.residual(problem.operator(x_hat))[0])
-    d = diagnose(problem, x_hat, z)[0]
+    d = diagnose(problem, x_hat, z, endings=[ending])[0]
     d = replace(d, stationarity=row.stationarity, violation=row.violation)
     return replace(
         row,
