@@ -139,8 +139,28 @@ class Prior(nn.Module, ABC):
         """
 
     def __call__(self, x_t: Tensor, t: Tensor, *args: Any) -> Tensor:
+        return self._booked(super().__call__(x_t, t, *args))
+
+    def with_variance(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns E[x_0 | x_t] and the network's own variance of a reverse step, for one call.
+
+        The variance is given by the place w of its logarithm between those of the two fixed
+        choices, the posterior's given x_0 (w = 0) and the forward step's (w = 1).
+
+        Args:
+            x_t: Noisy states, (B, *shape).
+            t: Time in (0, 1], () or (B,).
+
+        Returns:
+            The denoised states, and w, both (B, *shape); None for w if no variance was learned.
+
+        Source: Nichol and Dhariwal 2021 (improved DDPM), eq. 15.
+        """
+        return self(x_t, t), None
+
+    def _booked(self, x0: Tensor) -> Tensor:
+        """Counts one call, and the backward passes through what it made."""
         self.counter.nfe += self.nfe_per_call
-        x0 = super().__call__(x_t, t, *args)
         if x0.requires_grad:
             for _ in range(self.nfe_per_call):
                 x0.register_hook(self.counter.count_vjp)

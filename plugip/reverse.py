@@ -138,7 +138,14 @@ def interpolate(path: Path, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Te
 
 
 def ancestral_step(
-    path: Path, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, noise: Tensor, eta: float = 1.0
+    path: Path,
+    x0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    s: Tensor,
+    noise: Tensor,
+    eta: float = 1.0,
+    variance: Tensor | None = None,
 ) -> Tensor:
     r"""Moves x_t to time s with fresh noise.
 
@@ -156,6 +163,8 @@ def ancestral_step(
         s: Target time, same shape.
         noise: Standard normal n, same shape as ``x_t``.
         eta: Share of fresh noise, in [0, 1].
+        variance: The prior's own variance of the fresh noise, as ``Prior.with_variance`` gives it,
+            (B, ...); that of the formula if None. The mean stays that of the formula.
 
     Source: Song et al. 2021 (DDIM), eq. 16; any Gaussian path by the same algebra.
     """
@@ -164,7 +173,12 @@ def ancestral_step(
     jump = (sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2).clamp_min(0)
     c = eta * sigma_s / sigma_t * jump.sqrt()
     eps = (x_t - alpha_t * x0) / sigma_t
-    return alpha_s * x0 + (sigma_s**2 - c**2).clamp_min(0).sqrt() * eps + c * noise
+    mean = alpha_s * x0 + (sigma_s**2 - c**2).clamp_min(0).sqrt() * eps
+    if variance is None:
+        return mean + c * noise
+    # The logarithm of the variance lies between those of c^2 (at eta = 1) and of the jump.
+    std = jump.sqrt() * (sigma_s / sigma_t) ** (1 - variance)
+    return mean + torch.where(sigma_s > 0, std, torch.zeros_like(std)) * noise
 
 
 def heun_step(prior: Prior, x_t: Tensor, t: Tensor, s: Tensor, clip: Clip = clip_none) -> Tensor:
