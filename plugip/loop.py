@@ -195,7 +195,7 @@ class _Run:
         return self.problem.prior.counter.billed_to(self.bill, images)
 
     def _only(self, ended: list[int]) -> tuple[list[int], Problem, Any, Any]:
-        """Returns positions, problem, state and report of some rows, so that others pay nothing."""
+        """Returns positions, problem, state and report of some rows; others then pay nothing."""
         if len(ended) == len(self.rows):
             return self.rows, self.problem, self.state, self.info
         rows = [self.rows[i] for i in ended]

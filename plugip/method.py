@@ -153,6 +153,26 @@ def _cat(parts: list[Any]) -> Any:
     return torch.cat(parts)
 
 
+def residual_of(known: Problem, x_hat: Tensor, x: Tensor, residual: Tensor) -> Tensor:
+    """Returns the root mean square of A(x_hat) - y per image, (B,), for ``Info``.
+
+    Args:
+        known: The problem, at the values of its unknown part that belong to x_hat.
+        x_hat: What is reported, (B, C, H, W).
+        x: What it was made of, by clamping or cutting.
+        residual: That of A(x) - y, (B,), which is the answer wherever x_hat is x: one more pass
+            of A is made only where it is not.
+    """
+    changed = torch.ones_like(residual, dtype=torch.bool)
+    if x_hat.shape == x.shape:
+        changed = (x_hat != x).flatten(1).any(dim=1)
+    # To look at a flag waits for a GPU; there the pass of A is cheaper.
+    if x.device.type == "cpu" and not bool(changed.any()):
+        return residual
+    with torch.no_grad():
+        return torch.where(changed, known.residual(known.operator(x_hat)), residual)
+
+
 def require_theta(problem: Problem, method: Method[Any]) -> None:
     """Raises a TypeError if the operator has an unknown part that the method cannot find."""
     if problem.blind and not hasattr(method, "theta"):

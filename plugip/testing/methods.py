@@ -46,14 +46,23 @@ class WitnessPrior(GaussianPrior):
         return super().forward(x_t, t)
 
 
-def toy_problem() -> Problem:
-    """Returns three small images in float64 with an exact Gaussian prior and a linear operator."""
+def toy_problem(spread: float = 0.3) -> Problem:
+    """Returns three small images in float64 with an exact Gaussian prior and a linear operator.
+
+    Args:
+        spread: Standard deviation of the prior.
+    """
     mean = 0.2 * random_images(SHAPE, "mean")
-    prior = WitnessPrior(mean, 0.3, FlowPath()).double()
+    prior = WitnessPrior(mean, spread, FlowPath()).double()
     operator, noise = Attenuate().double(), GaussianNoise(0.05)
     x = mean + 0.3 * random_images((len(IDS), *SHAPE), "truth")
     y = operator(x) + noise.std * random_images((len(IDS), *SHAPE), "noise")
     return Problem(y, operator, noise, prior)
+
+
+def wide() -> Problem:
+    """Returns a problem whose prior's images often leave [-1, 1], so that answers are clamped."""
+    return toy_problem(1.2)
 
 
 def check_method(method: Method[Any], problem: Problem | None = None) -> Report:
@@ -82,6 +91,7 @@ def check_method(method: Method[Any], problem: Problem | None = None) -> Report:
     report.run("order does not matter", lambda: _reversed(p, method, base))
     report.run("images can be dropped", lambda: _dropped(p, method))
     report.run("reports per image", lambda: _reports(p, method))
+    report.run("reports the residual of its image", lambda: _residuals(problem or wide(), method))
     report.run("works under no_grad", lambda: _under_no_grad(p, method, base))
     if isinstance(p.prior, WitnessPrior):
         report.run("network calls are counted", lambda: _honest(p, method))
@@ -161,6 +171,29 @@ def _wrong_fields(p: Problem, info: Info) -> str:
         name for name, v in {"x_hat": info.x_hat, "loss": info.loss}.items() if v.requires_grad
     ]
     return f"wrong shape or not detached: {', '.join(bad)}" if bad else ""
+
+
+def _residuals(p: Problem, method: Method[Any]) -> Outcome:
+    """Compares what three steps report with RMS of A(x_hat) - y, at the theta that is named."""
+    state, worst = method.init(p, Rng(0, "solve", _ids(p))), 0.0
+    for step in range(1, min(3, getattr(method, "iterations", None) or 3) + 1):
+        state, info = method.step(p, state)
+        if info.residual is None:  # the loop measures it then
+            continue
+        known = p.known(_told(method, "theta", state))
+        with torch.no_grad():
+            right = known.residual(known.operator(info.x_hat))
+        picked = _told(method, "picked_step", state)
+        # A rule's pick names the theta of its own iterate, not of this one.
+        same = torch.ones_like(info.done) if picked is None else (picked == step) | (picked == 0)
+        off = (info.residual - right).abs() / right.clamp_min(1e-12)
+        worst = max(worst, float(torch.where(same, off, 0.0).max()))
+    return worst <= 1e-6, f"off by {worst:.1e} of RMS of A(x_hat) - y"
+
+
+def _told(method: Method[Any], name: str, state: Any) -> Any:
+    function = getattr(method, name, None)
+    return None if function is None else function(state)
 
 
 def _under_no_grad(p: Problem, method: Method[Any], base: Solution) -> Outcome:

@@ -71,10 +71,10 @@ def misled(objective: Logged, z: Tensor) -> Any:
 def test_a_failed_search_forgets_its_history_and_goes_on():
     objective, solver = logged(2), LBFGS(tolerance=1e-8)
     state = misled(objective, torch.zeros(1, 6, dtype=torch.float64))
-    state, z, here, done = solver.step(objective, state)
+    state, z, _, done = solver.step(objective, state)
     assert not bool(done) and torch.equal(z, torch.zeros_like(z))
     for _ in range(40):
-        state, z, here, done = solver.step(objective, state)
+        state, z, _, done = solver.step(objective, state)
     assert bool(done) and state.ending.tolist() == [Ending.CONVERGED]
     torch.testing.assert_close(z, torch.ones_like(z), atol=1e-6, rtol=0)
 
