@@ -1,4 +1,4 @@
-"""Images from files: any usual picture as a tensor in [-1, 1], and folders of pictures with ids."""
+"""Images from files: any usual picture as a tensor in [-1, 1], folders of pictures with ids."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugip.pictures import ImageError, centred, read_picture
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+from plugip.pictures import (
+    SUFFIXES,
+    ImageError,
+    Listing,
+    centred,
+    left_out,
+    list_pictures,
+    printable,
+    read_picture,
+)
 
 # ITU-R BT.601, the weights of JPEG and of Pillow's convert("L").
 _LUMA = (0.299, 0.587, 0.114)
@@ -35,9 +42,11 @@ class Item:
 class ImageFolder:
     """Lists the images of a folder, one file, or a list of files, and loads them one by one.
 
+    In a folder, links are followed, hidden names are passed over, and folders of results (of
+    runs and trainings of plugip) are left out; ``skipped`` names what is not taken.
+
     Args:
-        path: A folder (searched recursively, hidden names skipped), one image file, or a list of
-            image files.
+        path: A folder (searched recursively), one image file, or a list of image files.
         size: Side of the square that every image is cropped and resized to; None keeps it.
         channels: 3, or 1 for grey.
         limit: Number of images to keep, counted in sorted order; None keeps all.
@@ -60,13 +69,22 @@ class ImageFolder:
         """Returns the images by id, without opening them.
 
         An id is the path relative to the folder, with forward slashes, or the bare file name of a
-        single or listed file. Folders come sorted by id, lists in their own order.
+        single or listed file; what cannot be printed in it is written with backslashes. Folders
+        come sorted by id, lists in their own order.
 
         Raises:
             ImageError: If the path does not exist, a folder holds no image, or two listed files
                 have one name.
         """
         return self._all_items()[: self.limit]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Why entries of the folder are not taken, by id: unknown kinds, dead links, results."""
+        if not isinstance(self.path, (str, PathLike)):
+            return {}
+        root = Path(self.path).expanduser()
+        return list_pictures(root).skipped if root.is_dir() else {}
 
     def load(self, item: Item) -> Tensor:
         """Returns one image, (C, H, W), float32 in [-1, 1].
@@ -81,9 +99,10 @@ class ImageFolder:
             return _listed(self.path)
         root = Path(self.path).expanduser()
         if root.is_dir():
-            return _found(root)
+            listing = _require_some(list_pictures(root), root)
+            return [Item(id, file) for id, file in listing.files.items()]
         if root.exists():
-            return [Item(root.name, root)]
+            return [Item(printable(root.name), root)]
         raise ImageError(f"{root} does not exist; give an image file, a folder or a list of files")
 
 
@@ -149,7 +168,8 @@ def to_uint(x: Tensor, bits: int = 8) -> Array:
 
 
 def _listed(paths: Sequence[PathInput]) -> list[Item]:
-    items = [Item(file.name, file) for file in (Path(fspath(p)).expanduser() for p in paths)]
+    files = [Path(fspath(path)).expanduser() for path in paths]
+    items = [Item(printable(file.name), file) for file in files]
     if not items:
         raise ImageError("the list of image files is empty; give at least one")
     first: dict[str, Path] = {}
@@ -163,16 +183,11 @@ def _listed(paths: Sequence[PathInput]) -> list[Item]:
     return items
 
 
-def _found(root: Path) -> list[Item]:
-    names = (file.relative_to(root) for file in root.rglob("*") if file.is_file())
-    ids = sorted(
-        name.as_posix()
-        for name in names
-        if name.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in name.parts)
-    )
-    if not ids:
-        raise ImageError(f"no image in {root} or below it; looked for {' '.join(SUFFIXES)}")
-    return [Item(id, root / id) for id in ids]
+def _require_some(listing: Listing, root: Path) -> Listing:
+    if listing.files:
+        return listing
+    kinds, rest = " ".join(SUFFIXES), left_out(listing.skipped)
+    raise ImageError(f"no image in {root} or below it; looked for {kinds}{rest}")
 
 
 def _on_white(pixels: Array) -> Array:

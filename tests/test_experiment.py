@@ -203,6 +203,14 @@ def test_other_settings_in_the_same_folder_are_refused(make):
 # bad input
 
 
+def test_the_advice_for_an_oblong_prior_leads_somewhere():
+    from plugip.experiment.run import _misfit
+
+    assert "set data.size=64" in _misfit((3, 63, 80), (3, 64, 64))
+    oblong = _misfit((3, 64, 64), (3, 64, 96))
+    assert "96 x 64" in oblong and "set data.size" not in oblong and "squares only" in oblong
+
+
 def test_images_that_cannot_be_used_have_rows_and_the_others_go_on(make, photos):
     (photos / "broken.png").write_bytes(b"not a picture")
     write_image(photos / "large.png", 7, side=32)

@@ -275,7 +275,11 @@ def _misfit(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
             f"the image has {given[0]} channels, but the prior's have {wanted[0]}; "
             f"set data.channels={wanted[0]}"
         )
+    if wanted[1] == wanted[2]:
+        advice = f"set data.size={wanted[1]} to crop and resize"
+    else:
+        advice = "data.size makes squares only, so crop and resize the file to that size itself"
     return (
         f"the image has {given[2]} x {given[1]} pixels, but the prior's have "
-        f"{wanted[2]} x {wanted[1]}; set data.size={wanted[1]} to crop and resize"
+        f"{wanted[2]} x {wanted[1]}; {advice}"
     )

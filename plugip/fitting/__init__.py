@@ -67,6 +67,13 @@ def _require_places(out: Path, sheet: Path) -> None:
 
 
 def _skipped(pictures: Pictures) -> list[str]:
+    from plugip.pictures import left_out
+
+    head = f"{len(pictures.names)} images in {pictures.name}{left_out(pictures.left_out)}"
+    return [head, *_unreadable(pictures)] if pictures.left_out else _unreadable(pictures)
+
+
+def _unreadable(pictures: Pictures) -> list[str]:
     lines = [f"skipped {name}: {reason}" for name, reason in sorted(pictures.skipped.items())]
     more = len(lines) - NAMED
     return lines if more <= 0 else [*lines[:NAMED], f"skipped {more} more images"]

@@ -1,6 +1,15 @@
 """The one reader of pictures and arrays from files, for images, measurements, masks, kernels."""
 
 from plugip.pictures.arrays import read_array
+from plugip.pictures.colour import to_srgb
+from plugip.pictures.listing import (
+    SUFFIXES,
+    Listing,
+    is_picture,
+    left_out,
+    list_pictures,
+    printable,
+)
 from plugip.pictures.reading import (
     centred,
     open_picture,
@@ -11,13 +20,20 @@ from plugip.pictures.reading import (
 from plugip.pictures.samples import Array, ImageError, Samples
 
 __all__ = [
+    "SUFFIXES",
     "Array",
     "ImageError",
+    "Listing",
     "Samples",
     "centred",
+    "is_picture",
+    "left_out",
+    "list_pictures",
     "open_picture",
+    "printable",
     "read_array",
     "read_numbers",
     "read_picture",
     "read_samples",
+    "to_srgb",
 ]

@@ -67,6 +67,6 @@ def _apply(transform: Any, space: str, colours: Array) -> Array:
 
 
 def _without_ink(samples: Samples) -> Samples:
-    share = 1 - samples.colours / samples.full
+    share = 1 - samples.colours.astype(np.float32) / np.float32(samples.full)
     rgb = np.rint(share[..., :3] * share[..., 3:] * samples.full)
     return Samples("RGB", rgb.astype(samples.colours.dtype), samples.alpha)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +56,18 @@ class Checkpoints:
             TrainingError: If it is damaged.
         """
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-            raise TrainingError(
-                f"the checkpoint {path} is damaged; delete it, and the training goes on from the "
-                "one before, or from the start"
-            ) from error
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        # Damaged files raise a dozen exception types; all mean the same here.
+        except Exception as error:
+            raise damaged(path) from error
+        if not isinstance(state, dict):
+            raise damaged(path)
+        return state
+
+
+def damaged(path: Path) -> TrainingError:
+    """Returns what to say of a checkpoint that cannot be used."""
+    return TrainingError(
+        f"the checkpoint {path} is damaged; delete it, and the training goes on from the one "
+        "before, or from the start"
+    )
