@@ -59,7 +59,7 @@ def comparison(strips: list[Strip], title: str) -> bytes:
                 heading = for_figure(_heading(strip, name, heading))
                 ax.set_title(heading, fontsize=11, color=_INK)
         line[0].set_ylabel(_short(strip.id), fontsize=8, color=_MUTED)
-    figure.suptitle(for_figure(title), fontsize=12, color=_INK, wrap=True)
+    figure.suptitle(_title(title), fontsize=12, color=_INK, wrap=True)
     return _png(figure)
 
 
@@ -90,7 +90,7 @@ def curves(strips: list[Strip], title: str) -> bytes:
         left.legend(fontsize=7, frameon=False).get_texts(), strips, strict=True
     ):
         text.set_text(_short(strip.id))
-    figure.suptitle(for_figure(title), fontsize=11, color=_INK, wrap=True)
+    figure.suptitle(_title(title), fontsize=11, color=_INK, wrap=True)
     return _png(figure)
 
 
@@ -175,6 +175,10 @@ def _dress(ax: Axes, name: str, positive: bool) -> None:
 
 def _short(image_id: str) -> str:
     return for_figure(image_id if len(image_id) <= 28 else f"…{image_id[-27:]}")
+
+
+def _title(title: str) -> str:
+    return for_figure(title if len(title) <= 300 else f"{title[:299]}…")
 
 
 def _png(figure: Figure) -> bytes:

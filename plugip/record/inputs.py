@@ -44,9 +44,9 @@ def _digest(name: str) -> str:
     folder = Path(name)
     if not any(any(folder.glob(mark)) for mark in _MARKS):
         return ""
-    names = (f.relative_to(folder) for depth in ("*", "*/*") for f in folder.glob(depth))
-    files = sorted(n for n in names if _is_read(n) and (folder / n).is_file())
-    lines = (f"{name.as_posix()} {file_digest(folder / name)}" for name in files)
+    homes = {folder, *(config.parent for config in folder.glob("*/*config.json"))}
+    files = sorted(f for home in homes for f in home.iterdir() if _is_read(f.relative_to(folder)))
+    lines = (f"{f.relative_to(folder).as_posix()} {file_digest(f)}" for f in files if f.is_file())
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 
