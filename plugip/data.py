@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugip.pictures import (
+from plugip.image_io import (
     SUFFIXES,
     ImageError,
     Listing,

@@ -70,7 +70,7 @@ def _require_places(out: Path, sheet: Path) -> None:
 
 
 def _skipped(pictures: Pictures) -> list[str]:
-    from plugip.pictures import left_out
+    from plugip.image_io import left_out
 
     head = f"{len(pictures.names)} images in {pictures.name}{left_out(pictures.left_out)}"
     return [head, *_unreadable(pictures)] if pictures.left_out else _unreadable(pictures)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from plugip.pictures import left_out
+from plugip.image_io import left_out
 from plugip.record.files import json_bytes, read_json, try_folder, write_atomic
 from plugip.rng import stream_seed
 from plugip.texts import for_terminal

@@ -261,7 +261,7 @@ def test_srgb_damaged_and_misplaced_profiles_change_nothing(tmp_path):
 
 def test_big_pictures_are_decoded_in_bands(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20 * 36)  # the channels side by side are more
-    monkeypatch.setattr("plugip.pictures.tiff._BAND", 400)
+    monkeypatch.setattr("plugip.image_io.tiff._BAND", 400)
     for layout in ({"rows": 3}, {"tile": (16, 16), "planar": True}):
         path = tiff(tmp_path / "a.tif", stored(PICTURE, 16), 2, **layout)
         assert np.abs(seen(path) - PICTURE).mean() < TWINS
