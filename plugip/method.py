@@ -13,6 +13,7 @@ from plugip.diagnostics import Diagnostics
 from plugip.operator import Unknown
 from plugip.prior import lacks_denoiser
 from plugip.problem import Problem
+from plugip.refusals import require_part
 from plugip.rng import Rng
 
 S = TypeVar("S")
@@ -148,6 +149,12 @@ def _cat(parts: list[Any]) -> Any:
     if isinstance(parts[0], dict):
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     return torch.cat(parts)
+
+
+def require_method(method: object) -> None:
+    """Raises a TypeError unless it is a method."""
+    advice = "make one, such as plugip.methods.DPS(steps=100)"
+    require_part(method, Method, "method", advice)
 
 
 def require_theta(problem: Problem, method: Method[Any]) -> None:

@@ -208,7 +208,9 @@ class Rng:
         Attempt 0 of an image is its own stream, going on where it stands; the others are fresh.
         """
         rows = [(i, s) for i in range(len(self)) for s in range(starts)]
-        roots = [_derived(self._roots[i], "start", str(s)) if s else self._roots[i] for i, s in rows]
+        roots = [
+            _derived(self._roots[i], "start", str(s)) if s else self._roots[i] for i, s in rows
+        ]
         branched = Rng._of(roots, self._shared)
         for row, (i, s) in enumerate(rows):
             if s == 0:
