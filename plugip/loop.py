@@ -21,11 +21,13 @@ from plugip.method import (
     Trace,
     join,
     require_denoiser,
+    require_method,
     require_theta,
     take,
 )
 from plugip.prior import Bill
 from plugip.problem import Problem, open_streams
+from plugip.refusals import named, require_part
 from plugip.rng import Rng
 
 Part = tuple[int, Solution]
@@ -73,12 +75,15 @@ def solve(
         Answers, costs, traces and diagnostics, in the order of the batch.
 
     Raises:
-        TypeError: If the method needs something that the problem lacks; before the first network
-            call.
+        TypeError: If an argument is of another kind, or the method needs something that the
+            problem lacks; before the first network call.
         Interrupted: On Ctrl-C, with what was reached.
     """
-    if rows is not None and rows < 1:
-        raise ValueError(f"rows must be at least 1, got {rows}")
+    require_part(problem, Problem, "problem", "make one with Problem(y, operator, noise, prior)")
+    require_method(method)
+    _require_rows(rows)
+    if observer is not None and not callable(observer):
+        raise TypeError(f"observer must be a function (step, rows, info), got {named(observer)}")
     require_theta(problem, method)
     require_denoiser(problem, method)
     streams = open_streams(rng, "solve", problem.batch, ids)
@@ -89,6 +94,15 @@ def solve(
         run = _Run(problem.select(chunk), method, chunk, observer)
         done += _solve_chunk(run, streams.select(chunk), done)
     return join([solution for _, solution in sorted(done, key=lambda part: part[0])])
+
+
+def _require_rows(rows: object) -> None:
+    if rows is None:
+        return
+    if isinstance(rows, bool) or not isinstance(rows, int):
+        raise TypeError(f"rows must be a whole number or None, got {named(rows)}")
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}")
 
 
 def _solve_chunk(run: _Run, rng: Rng, before: list[Part]) -> list[Part]:

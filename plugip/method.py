@@ -13,6 +13,7 @@ from plugip.diagnostics import Diagnostics
 from plugip.operator import Unknown
 from plugip.prior import lacks_denoiser
 from plugip.problem import Problem
+from plugip.refusals import require_part
 from plugip.rng import Rng
 
 S = TypeVar("S")
@@ -171,6 +172,12 @@ def residual_of(known: Problem, x_hat: Tensor, x: Tensor, residual: Tensor) -> T
         return residual
     with torch.no_grad():
         return torch.where(changed, known.residual(known.operator(x_hat)), residual)
+
+
+def require_method(method: object) -> None:
+    """Raises a TypeError unless it is a method."""
+    advice = "make one, such as plugip.methods.DPS(steps=100)"
+    require_part(method, Method, "method", advice)
 
 
 def require_theta(problem: Problem, method: Method[Any]) -> None:

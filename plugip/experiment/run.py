@@ -10,21 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugip.composition import require_operator
 from plugip.data import ImageError, ImageFolder, Item
 from plugip.experiment.observers import Align, Oracle, Progress
 from plugip.experiment.scoring import Judge
 from plugip.experiment.scribe import Case, Scribe
 from plugip.experiment.team import Team, join_team
 from plugip.loop import Interrupted, solve
-from plugip.method import Info, Method, Solution
+from plugip.method import Info, Method, Solution, require_method
 from plugip.metrics import NamedMetric
-from plugip.noise import Hidden, Noise, UnknownNoise
+from plugip.noise import Noise
 from plugip.operator import BlindOperator, Operator, Unknown
 from plugip.prior import Prior
-from plugip.problem import Problem, measure
+from plugip.problem import Problem, measure, require_noise, require_prior
 from plugip.record import Record, Row
 from plugip.record.provenance import file_digest, weights_digest
-from plugip.rng import Rng
+from plugip.refusals import named, require_part
+from plugip.rng import Rng, require_seed
 from plugip.stopping import Stopped
 
 GPU_BATCH = 16
@@ -98,6 +100,7 @@ class Experiment:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        _require_parts(self)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, or null, got {self.batch_size}")
 
@@ -221,11 +224,7 @@ class Experiment:
     def _problem(self, ids: list[str], y: Tensor) -> Problem:
         x_shape = (len(ids), *self.prior.image_shape)
         operator = self.operator.realise(self._rng("operator", ids), x_shape)
-        if isinstance(operator, BlindOperator):
-            operator = operator.unknown()
-        # A hidden noise model simulates y; the method gets an object that does not hold it.
-        noise = UnknownNoise() if isinstance(self.noise, Hidden) else self.noise
-        return Problem(y, operator, noise, self.prior)
+        return Problem(y, operator, self.noise, self.prior)
 
     def _oracle(self, cases: list[Case]) -> Oracle | None:
         truths = [case.x for case in cases if case.x is not None]
@@ -251,6 +250,21 @@ class Experiment:
                 f"{name} draws a random part for each image, which cannot be the one behind a "
                 "given measurement; give it fixed: operator=inpaint_mask operator.mask.path=..."
             )
+
+
+def _require_parts(given: Experiment) -> None:
+    require_part(given.data, ImageFolder, "data", "list files with ImageFolder(path)")
+    require_operator(given.operator)
+    require_noise(given.noise)
+    require_prior(given.prior)
+    require_method(given.method)
+    require_part(given.metrics, Sequence, "metrics", "give a list, such as [PSNR()]")
+    for metric in given.metrics:
+        require_part(metric, NamedMetric, "a metric", "take one of plugip.metrics, such as PSNR()")
+    require_part(given.record, Record, "record", "make one with Record(folder, config)")
+    if given.align is not None and not callable(given.align):
+        raise TypeError(f"align must be a function (x_hat, x), got {named(given.align)}")
+    require_seed(given.rng_seed)
 
 
 def _same(operators: list[Operator], image: tuple[int, ...]) -> bool:

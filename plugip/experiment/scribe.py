@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from plugip.diagnostics import Ending, diagnose
-from plugip.experiment.pictures import drawn, naive, named_parts, picture_of
+from plugip.experiment.pictures import drawn, naive, named_parts
 from plugip.experiment.scoring import Judge
 from plugip.method import Solution, Trace
 from plugip.operator import Unknown
+from plugip.pictures import show
 from plugip.problem import Problem
 from plugip.record import Parts, Record, Row
 
@@ -79,7 +80,7 @@ class Scribe:
             best: Step and image of the oracle's iterate.
             stopped: Whether a stopping rule picked the answer.
         """
-        shown, view = picture_of(case.y[0], problem.prior.image_shape)
+        shown, view = show(case.y[0], max(problem.prior.image_shape[-2:]))
         pictures = {"measurement": shown}
         if case.x is not None:
             pictures["truth"] = case.x[0]
@@ -106,12 +107,16 @@ class Scribe:
             pictures["stopped"] = solution.x_hat[0]
         if case.x is None:
             return pictures
-        baseline = naive(case.y, problem.prior.image_shape)
+        baseline = self._baseline(case, problem)
         if baseline is not None and baseline.shape != case.y.shape:
             pictures["input"] = baseline[0]
         if self.judge.align is not None:
             pictures["aligned"] = self.judge.aligned(solution.x_hat, case.x)[0]
         return pictures
+
+    @staticmethod
+    def _baseline(case: Case, problem: Problem) -> Tensor | None:
+        return naive(case.y, problem.prior.image_shape, problem.operator)
 
     def _rows(
         self,
@@ -128,7 +133,7 @@ class Scribe:
             "seconds": solution.seconds[0],
             "peak_memory": solution.peak_memory,
         }
-        baseline = None if case.x is None else naive(case.y, problem.prior.image_shape)
+        baseline = None if case.x is None else self._baseline(case, problem)
         if baseline is not None:
             yield self._judged(self._row(case.id, "input", status), case, problem, baseline)
         checks = solution.diagnostics[0]  # a method's own certificate is known to it alone
