@@ -32,6 +32,7 @@ def main() -> int:
     os.chdir(ROOT)
     may_mount, tallies, began = mounts.allowed(), {}, time.monotonic()
     shop = Shop(Path(tempfile.mkdtemp(prefix="storm-")))
+    shop.fill()
     shop.warm()
     for name, kind in KINDS.items():
         count = args.episodes or (kind.short if args.short else kind.full)

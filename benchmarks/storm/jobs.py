@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import signal
@@ -107,7 +108,8 @@ class Shop:
     root: Path
     references: dict[str, Reference] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def fill(self) -> None:
+        """Draws the images."""
         for name, count in (("images", IMAGES), ("photos", 12)):
             (self.root / name).mkdir()
             for i in range(count):
@@ -163,18 +165,12 @@ def gather(processes: list[Process]) -> list[Ended]:
 def _main(job: Job) -> Callable[[], object]:
     """Returns what a job runs; what it imports later is imported here, once for all forks."""
     if job.processes > 1:
-        import accelerate  # noqa: F401
+        importlib.import_module("accelerate")
     if job.module == "plugip":
-        import plugip.cli
-
-        return plugip.cli.main
-    import diffusers
-
-    import plugip.cli.train
-    import plugip.training
-
-    assert diffusers.UNet2DModel  # diffusers imports its parts when they are named
-    return plugip.cli.train.main
+        return importlib.import_module("plugip.cli").main
+    for name in ("accelerate", "diffusers.models.unets.unet_2d", "plugip.training"):
+        importlib.import_module(name)
+    return importlib.import_module(job.module).main
 
 
 def _picture(i: int) -> Image.Image:

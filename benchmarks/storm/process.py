@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import select
 import signal
 import sys
@@ -38,8 +39,13 @@ class Ended:
 
     @property
     def traceback(self) -> bool:
-        """Whether it ended in words that are no sentence."""
-        return "Traceback (most recent call last)" in self.words
+        """Whether it ended in words that are no sentence.
+
+        What Python says of a Ctrl-C that falls into a callback of its own, and is ignored there,
+        is no end.
+        """
+        ignored = re.sub(r"Exception ignored in.*\nTraceback", "", self.words)
+        return "Traceback (most recent call last)" in ignored
 
 
 class Process:
@@ -129,7 +135,8 @@ def fork(
 
 def command(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Process:
     """Runs a real command."""
-    return _start(lambda news: os.execvpe(words[0], words, os.environ | environment), folder)
+    everything = os.environ | dict(environment)
+    return _start(lambda news: os.execvpe(words[0], list(words), everything), folder)
 
 
 def _start(child: Callable[[int], int], folder: Path) -> Process:
