@@ -54,7 +54,7 @@ def comparison(strips: list[Strip], title: str) -> bytes:
         for (name, heading, kinds), ax in zip(columns, line, strict=True):
             _panel(ax, strip, name, kinds)
             if strip is strips[0]:
-                ax.set_title(_heading(strip, name, heading), fontsize=11, color=_INK)
+                ax.set_title(_heading(strips, name, heading), fontsize=11, color=_INK)
         line[0].set_ylabel(_short(strip.id), fontsize=8, color=_MUTED)
     figure.suptitle(title, fontsize=12, color=_INK, wrap=True)
     return _png(figure)
@@ -131,14 +131,18 @@ def _picture(strip: Strip, name: str) -> Path | None:
     return next((path for path in found if path), None)
 
 
-def _heading(strip: Strip, name: str, heading: str) -> str:
-    if name == "measurement" and strip.view:
-        return f"measurement ({strip.view})"
-    if name == "answer" and "aligned" in strip.pictures:
+def _heading(strips: list[Strip], name: str, heading: str) -> str:
+    """Returns what stands above a column: what holds for all images in it."""
+    if name == "measurement" and strips[0].view:
+        return f"measurement ({strips[0].view})"
+    if name != "answer":
+        return heading
+    if "aligned" in strips[0].pictures:
         return "reconstruction (aligned to truth)"
-    if name == "answer" and "stopped" in strip.rows:
-        return "reconstruction (stopped)"
-    return f"{heading} (last)" if name == "answer" else heading
+    stopped = ["stopped" in strip.rows for strip in strips]
+    if all(stopped):
+        return f"{heading} (stopped)"
+    return f"{heading} (stopped, or last)" if any(stopped) else f"{heading} (last)"
 
 
 def _score(strip: Strip, kinds: tuple[str, ...]) -> str:

@@ -83,6 +83,8 @@ class Record:
             self._write(f"{folder}/{name}.npy", npy_bytes(array))
         if parts.trace is not None:
             self._write(f"trace/{safe_name(parts.id)}.csv", csv_bytes(parts.trace))
+        if parts.error:
+            self._write(f"{folder}/error.txt", parts.error.encode())
         saved = {
             "id": parts.id,
             "digest": parts.digest,
@@ -110,7 +112,7 @@ class Record:
     def end(self, ids: Sequence[str], conventions: dict[str, str], title: str) -> None:
         """Writes scores, summary and figures of these images, and the time."""
         self.write_scores(ids)
-        summary = summarise(self.rows(ids), conventions) | {"config_hash": self.hash}
+        summary = summarise(self.rows(ids), conventions, ids) | {"config_hash": self.hash}
         self._write("summary.json", json_bytes(summary, indent=2))
         self._write("summary.md", to_markdown(summary, title).encode())
         title = ", ".join(filter(None, (title, conventions.get("noise"))))  # level and scale

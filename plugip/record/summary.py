@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from plugip.record.rows import Row
 
 KINDS = ("input", "last", "stopped", "oracle")
+NAMED = 20  # images without a row that summary.md names
 MEANING = {
     "input": "a plain baseline made from y",
     "last": "the last iterate",
-    "stopped": "the stopping rule's pick",
+    "stopped": "the stopping rule's pick; the last iterate of images where it never fired",
     "oracle": "the best iterate, chosen with the truth; an upper bound, not a result",
 }
 
 
-def summarise(rows: list[Row], conventions: dict[str, str]) -> dict[str, Any]:
-    """Returns mean, sample standard deviation and count by kind and metric, and what failed."""
+def summarise(
+    rows: list[Row], conventions: dict[str, str], ids: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Returns mean, sample standard deviation and count by kind and metric, and what failed.
+
+    Args:
+        rows: The rows that there are.
+        conventions: What is said of metrics and parts.
+        ids: All images asked for; by default those that have rows.
+    """
     kinds: dict[str, Any] = {}
     for kind in KINDS:
-        chosen = [row for row in rows if row.kind == kind and row.status == "ok"]
+        chosen = [row for row in _of(kind, rows) if row.status == "ok"]
         if chosen:
             kinds[kind] = {name: _spread(v) for name, v in _columns(chosen).items()}
     failed = {row.id: row.message for row in rows if row.status == "failed"}
+    known = {row.id for row in rows}
     return {
-        "images": len({row.id for row in rows}),
+        "images": len(known.union(ids)),
         "ok": len({row.id for row in rows if row.status == "ok"}),
+        "missing": [i for i in ids if i not in known],
         "failed": failed,
         "interrupted": sorted({row.id for row in rows if row.status == "interrupted"}),
         "kinds": kinds,
@@ -49,7 +61,19 @@ def to_markdown(summary: dict[str, Any], title: str) -> str:
     lines += [f"- {text}" for text in summary["conventions"].values()]
     lines += [f"- failed: {i}: {message}" for i, message in summary["failed"].items()]
     lines += [f"- interrupted: {i}" for i in summary["interrupted"]]
+    missing = summary["missing"]
+    lines += [f"- not solved yet: {i}" for i in missing[:NAMED]]
+    if len(missing) > NAMED:
+        lines.append(f"- not solved yet: {len(missing) - NAMED} more")
     return "\n".join(lines) + "\n"
+
+
+def _of(kind: str, rows: list[Row]) -> list[Row]:
+    """Returns the rows of a kind; of the stopping rule's picks, one for every image."""
+    chosen = {row.id: row for row in rows if row.kind == kind}
+    if kind == "stopped" and chosen:
+        chosen = {row.id: row for row in rows if row.kind == "last"} | chosen
+    return list(chosen.values())
 
 
 def _columns(rows: list[Row]) -> dict[str, list[float | None]]:

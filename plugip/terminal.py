@@ -1,0 +1,56 @@
+"""Lines for people, which never cost a result: odd names and broken outputs are no errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Tells whether a stream is a terminal; one that is missing or closed is none."""
+    try:
+        return stream is not None and stream.isatty()
+    except (OSError, ValueError):
+        return False
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line; what cannot be encoded is replaced, and a reader that left is no error.
+
+    Args:
+        text: The line.
+        stream: Where to; standard output by default.
+    """
+    stream = sys.stdout if stream is None else stream
+    if stream is None:  # a program without a console has no output at all
+        return
+    try:
+        print(encodable(text, getattr(stream, "encoding", None)), file=stream, flush=True)
+    except OSError:
+        _give_up(stream)
+    except ValueError:  # closed by the caller
+        return
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """Returns a text that an encoding can hold; "?" stands for what it lacks."""
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
+def one_line(text: str) -> str:
+    """Returns a text without line breaks and control characters, which names may hold: escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Sends what else is written to nowhere, so that the end of the program is not an error."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):  # a stream without a file has nothing to be sent elsewhere
+        return
