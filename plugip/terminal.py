@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -31,6 +31,34 @@ def say(text: str, stream: TextIO | None = None) -> None:
         _give_up(stream)
     except ValueError:  # closed by the caller
         return
+
+
+class Steady:
+    """A stream whose failures are no errors: what cannot be written any more is dropped.
+
+    Args:
+        stream: The stream.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        """Writes, if that is still possible."""
+        try:
+            self.stream.write(text)
+        except (OSError, ValueError):
+            return
+
+    def flush(self) -> None:
+        """Sends what is written, if that is still possible."""
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            return
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def encodable(text: str, encoding: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Tiny experiments: three images of 8 x 8, an exact prior, two steps."""
+"""Tiny experiments: three images of 8 x 8, an exact prior, two iterations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from plugip.reverse import Generator
 SIDE = 8
 NAMES = ["a.png", "b.png", "c.png"]
 GUILTY = 1  # position of the image at which parts misbehave; it is the bright one
-METHOD = DMPlug(iterations=2, generator=Generator(steps=1), solver=Adam(lr=0.1))
+METHOD = DMPlug(iterations=2, generator=Generator(steps=2), solver=Adam(lr=0.1))
 
 
 def photos(folder: Path, names: list[str] = NAMES) -> Path:

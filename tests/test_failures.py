@@ -25,9 +25,10 @@ from plugip.stopping import Budget, Discrepancy, Stopped
 NAME = NAMES[GUILTY]
 OTHERS = {name for name in NAMES if name != NAME}
 VARYING = ("seconds", "peak_memory")
+LinAlgError: type[Exception] = getattr(torch.linalg, "LinAlgError")  # noqa: B009
 ERRORS = [
     RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
-    torch._C._LinAlgError("the matrix is singular"),
+    LinAlgError("the matrix is singular"),
     np.linalg.LinAlgError("singular matrix"),
     ValueError("no bracket found"),
     KeyError("prompt"),

@@ -16,7 +16,7 @@ from plugip.experiment.failure import reason
 from plugip.method import Info
 from plugip.metrics import to_unit
 from plugip.record import Row
-from plugip.terminal import is_terminal, one_line, say
+from plugip.terminal import Steady, is_terminal, one_line, say
 
 Align = Callable[[Tensor, Tensor], Tensor]
 LINES = 100  # of finished images, at most; a run of more says every n-th
@@ -108,7 +108,8 @@ class Progress:
     ) -> None:
         total = None if iterations is None else iterations * solves
         shown = enabled and is_terminal(sys.stderr)
-        self.bar: tqdm[Any] = tqdm(total=total, disable=not shown, leave=False)
+        file: Any = Steady(sys.stderr) if shown else None
+        self.bar: tqdm[Any] = tqdm(total=total, disable=not shown, leave=False, file=file)
         self.std, self.iterations, self.names = std, iterations, [""]
         self.base, self.latest, self.shown = 0, 0, 0.0
         self.images = None if is_terminal(sys.stdout) else images
@@ -131,12 +132,9 @@ class Progress:
         self.shown = time.monotonic()
         self.bar.n = self.base + step
         more = f" +{len(rows) - 1}" if len(rows) > 1 else ""
-        text = self._numbers(step, info)
-        try:
-            self.bar.set_description_str(one_line(self.names[rows[0]]) + more, refresh=False)
-            self.bar.set_postfix_str(text, refresh=True)
-        except (OSError, ValueError):  # the terminal is gone; the run goes on
-            self.bar.disable = True
+        name = one_line(self.names[rows[0]])
+        self.bar.set_description_str(name + more, refresh=False)
+        self.bar.set_postfix_str(self._numbers(step, info), refresh=True)
 
     def finished(self, rows: Sequence[Row]) -> None:
         """Says that an image is done, in a line of its own where that is wanted."""
@@ -149,10 +147,7 @@ class Progress:
 
     def close(self) -> None:
         """Removes the bar."""
-        try:
-            self.bar.close()
-        except (OSError, ValueError):
-            self.bar.disable = True
+        self.bar.close()
 
     def _numbers(self, step: int, info: Info) -> str:
         said = f"step {step}, loss {float(info.loss.mean()):.4g}"
