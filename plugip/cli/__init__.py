@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from plugip.cli.compose import CONFIGS, compose_config, first_job, key_of, refuse_bad_config
 from plugip.cli.text import closing, opening
+from plugip.terminal import say
 from plugip.texts import for_terminal
 
 if TYPE_CHECKING:
@@ -64,12 +65,15 @@ def _job(cfg: DictConfig) -> int:
     try:
         return _run(cfg)
     except KeyboardInterrupt:
-        print("plugip: interrupted before the first image", file=sys.stderr)
+        say(
+            "plugip: interrupted; what is finished is kept, and the same command goes on",
+            sys.stderr,
+        )
         return 130
     except (ValueError, TypeError, OSError, ImportError) as error:
         if cfg.get("debug"):
             raise
-        print(f"plugip: {for_terminal(_sentence(error))}", file=sys.stderr)
+        say(f"plugip: {for_terminal(_sentence(error))}", sys.stderr)
         return 1
 
 
@@ -90,10 +94,10 @@ def _run(cfg: DictConfig) -> int:
     experiment = _experiment(cfg)
     leads = os.environ.get("RANK", "0") == "0"
     if leads:
-        print(opening(experiment), flush=True)
+        say(opening(experiment))
     summary = experiment.run()
     if leads:
-        print(closing(summary), flush=True)
+        say(closing(summary))
     return summary.exit_code
 
 
@@ -146,6 +150,8 @@ def _experiment(cfg: DictConfig) -> Experiment:
         device=str(config["device"]),
         oracle=bool(config["output"]["oracle"]),
         title=_title(),
+        solver_seed=config["solver_seed"],
+        debug=bool(config["debug"]),
     )
 
 
