@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,8 @@ def fits(value: Any, wanted: Any) -> bool:
         return number and math.isfinite(value)
     if wanted is Path:
         return isinstance(value, (str, Path))
+    if (origin or wanted) is os.PathLike:
+        return isinstance(value, os.PathLike)
     return not _is_ours(wanted) or isinstance(value, wanted)
 
 
@@ -87,6 +90,8 @@ def describe(wanted: Any) -> str:
         return "keys with values"
     if wanted in WORDS:
         return WORDS[wanted]
+    if (origin or wanted) is os.PathLike:
+        return WORDS[Path]
     name = getattr(wanted, "__name__", str(wanted))
     return f"a {name}, named by a _target_" if _is_ours(wanted) else name
 

@@ -1,7 +1,6 @@
 """The commands: composing, refusing, running, resuming, several processes."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from labs import COMMAND, LAB, PLUGS
 from PIL import Image
 
 from plugip import cli
@@ -18,46 +18,7 @@ from plugip.cli.compose import compose_config
 from plugip.cli.job import job, sentence
 
 ROOT = Path(__file__).resolve().parents[1]
-LAB = Path(__file__).resolve().parent / "lab"
-PLUGS = ["prior=plain", "method=descent", "trusted=[mylab]", "metrics=fast"]
-COMMAND = ["--config-dir", "conf", *PLUGS, "data.size=16"]
 VARYING = ("seconds", "peak_memory", "nfe", "vjps")
-
-
-@pytest.fixture
-def lab(tmp_path, monkeypatch):
-    """A working folder with a researcher's own module and configs, and three photographs."""
-    (tmp_path / "mylab.py").write_text((LAB / "mylab.py").read_text())
-    for file in LAB.glob("conf/*/*.yaml"):
-        copy = tmp_path / file.relative_to(LAB)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(file.read_text())
-    for seed in range(3):
-        pixels = np.random.default_rng(seed).integers(60, 200, (5, 5, 3), dtype=np.uint8)
-        (tmp_path / "photos").mkdir(exist_ok=True)
-        Image.fromarray(pixels).resize((20, 20), 3).save(tmp_path / f"photos/{seed}.png")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield tmp_path
-    logging.getLogger().handlers.clear()  # Hydra's write to a stream that pytest closes
-    sys.modules.pop("mylab", None)
-
-
-@pytest.fixture
-def run(lab, monkeypatch, capsys):
-    """Runs a command in this process; returns exit code, stdout and stderr."""
-
-    def run(*words, command=cli.main):
-        monkeypatch.setattr(sys, "argv", ["plugip", *words])
-        try:
-            command()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def environment():

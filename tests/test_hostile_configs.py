@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from plugip import cli
+from plugip.building import BuildError, build
 from plugip.cli import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,16 +83,40 @@ def experiment(text, where="cfg/experiment/evil.yaml"):
 
 @pytest.mark.parametrize("name", HYDRA)
 def test_hydra_builds_nothing_that_a_config_names(refused, name):
-    experiment(HYDRA[name])
-    err = refused("--config-dir", "cfg", "experiment=evil", "prior=gaussian")
+    # A root config of its own: composing plugip's takes most of the time.
+    root = {"trusted": [], "align": None, "hydra": {}} | yaml.safe_load(HYDRA[name])
+    root["hydra"].setdefault("sweep", {"dir": "."})
+    Path("cfg/mine.yaml").write_text(yaml.safe_dump(root))
+    err = refused("--config-dir", "cfg", "--config-name", "mine")
     assert "hydra" in err or "trusted" in err
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_plugip_builds_nothing_that_a_config_names(refused, name):
-    experiment(BUILT[name])
-    err = refused("--config-dir", "cfg", "experiment=evil", "prior=gaussian")
-    assert err.startswith("plugip: ")
+def test_plugip_builds_nothing_that_a_config_names(folder, name):
+    before = tree(folder)
+    Path("evil.yaml").write_text(BUILT[name])
+    with pytest.raises((BuildError, yaml.YAMLError)):
+        build(OmegaConf.load("evil.yaml"))
+    Path("evil.yaml").unlink()
+    assert tree(folder) == before and not {"evil", "evilpkg"} & set(sys.modules)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HYDRA["a callback"],
+        HYDRA["a grid that trusts"],
+        BUILT["a target"],
+        BUILT["a writer of files"],
+        BUILT["a YAML object"],
+        f"trusted: [evil]\nalign: {EVIL}",
+        f"trusted: ['${{oc.env:STRANGER}}']\nalign: {EVIL}",
+        f"trusted: os\nalign: {{_target_: os.mkdir, path: {CANARY}}}",
+    ],
+)
+def test_an_experiment_of_a_stranger_is_refused(refused, text):
+    experiment(text)
+    assert refused("--config-dir", "cfg", "experiment=evil", "prior=gaussian").count("\n") < 4
 
 
 @pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/basic':UserWarning")

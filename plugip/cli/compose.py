@@ -93,8 +93,9 @@ def explain(
         fail(command, _unreadable(error))
     except ConfigCompositionException as error:
         found = re.search(r"Could not override '([^']+)'", str(error))
-        known = found is not None and loader is not None
-        fail(command, _unknown_key(found[1], overrides, loader, name) if known else _plain(error))
+        if found is None or loader is None:
+            fail(command, _plain(error))
+        fail(command, _unknown_key(found[1], overrides, loader, name))
     except HydraException as error:
         fail(command, _plain(error))
 
@@ -113,11 +114,11 @@ def _unreadable(error: OverrideParseException) -> str:
     word = error.override
     key, equals, value = word.partition("=")
     if not equals:
-        hint = "a word without = belongs to none; quote values that hold spaces"
-    else:
-        better = next((w for w in _quoted(key, value) if _reads_as(w, value)), None)
-        hint = f"quote the value: {shlex.quote(better)}" if better else "quote the value"
-    return f"cannot read {word!r}; {hint}\n{_plain(error)}"
+        return f"cannot read {word!r}: it has no =; quote a value that holds spaces"
+    better = next((w for w in _quoted(key, value) if _reads_as(w, value)), None)
+    if better is None:
+        return f"cannot read {word!r}: {' '.join(_plain(error).split())}"
+    return f"cannot read {word!r}; quote the value: {shlex.quote(better)}"
 
 
 def _quoted(key: str, value: str) -> Iterator[str]:
@@ -135,11 +136,8 @@ def _reads_as(word: str, value: str) -> bool:
         return False
 
 
-def _unknown_key(
-    key: str, overrides: list[str], loader: ConfigLoader | None, name: str | None
-) -> str:
+def _unknown_key(key: str, overrides: list[str], loader: ConfigLoader, name: str | None) -> str:
     """Names the nearest key, and what there is on the level where the key went wrong."""
-    assert loader is not None
     cfg = loader.load_configuration(name, [], RunMode.RUN)
     groups = sorted(g for g in cfg.hydra.runtime.choices if not g.startswith("hydra/"))
     words = [o for o in overrides if key_of(o) in groups]

@@ -66,16 +66,17 @@ class GuardedLoader(ConfigLoaderImpl):
         self._sign(cfg)
         return cfg
 
-    def _composed(self, *arguments: Any) -> DictConfig:
+    def _composed(self, name: str | None, overrides: list[str], *rest: Any) -> DictConfig:
         """Composes a config that is not checked yet."""
         try:
-            return super().load_configuration(*arguments)
+            return super().load_configuration(name, overrides, *rest)
         except KeyError as error:
             raise RefusedError(
                 f"hydra.job.env_copy names {error}, which is not in the environment"
             ) from error
-        except (YAMLError, UnicodeError, RecursionError) as error:
-            reason = " ".join(str(error).split())
+        except (YAMLError, ValueError, RecursionError) as error:
+            nulls = [word for word in overrides if word.endswith("=null")]
+            reason = " ".join([*str(error).split(), *nulls])
             raise RefusedError(f"a config cannot be read: {reason}") from error
 
     def _sign(self, cfg: DictConfig) -> None:
@@ -128,7 +129,7 @@ def _search_words(
 ) -> list[Any]:
     """Returns all places that the command line and the root config add to the search path."""
     loaded = repo.load_config(config_path=config_name) if config_name is not None else None
-    found = [o.value() for o in overrides if o.get_key_element() == "hydra.searchpath"]
+    found: list[Any] = [o.value() for o in overrides if o.get_key_element() == "hydra.searchpath"]
     if loaded is not None and OmegaConf.is_dict(loaded.config):
         try:
             found.append(OmegaConf.select(loaded.config, "hydra.searchpath"))

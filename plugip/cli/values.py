@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 
 from plugip.arguments import misfit
 
@@ -76,8 +76,12 @@ def require_nodes(config: dict[str, Any]) -> None:
             continue
         if not isinstance(node, dict) or "_target_" not in node:
             raise ValueError(f"{name} must be a part, named by a _target_, got {node!r}")
-    if not isinstance(config.get("metrics"), dict):
-        raise ValueError(f"metrics must be parts by name, got {config.get('metrics')!r}")
+    metrics = config.get("metrics")
+    if not isinstance(metrics, dict):
+        raise ValueError(f"metrics must be parts by name, got {metrics!r}")
+    for name, node in metrics.items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ValueError(f"metrics.{name} must be a part, named by a _target_, got {node!r}")
 
 
 def keep_texts(overrides: Sequence[str]) -> list[str]:
@@ -94,7 +98,7 @@ def _kept(word: str) -> str:
         return word
     try:
         override = OverridesParser.create().parse_override(word)
-    except OverrideParseException:  # told later, with the words of all others
+    except HydraException:  # told later, with the words of all others
         return word
     if override.is_sweep_override() or not isinstance(override.value(), (bool, int, float)):
         return word
