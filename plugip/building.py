@@ -19,6 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from plugip.arguments import misfit, parameters_of
 from plugip.options import nearest
 from plugip.parts import ADVICE, TORCH_ADVICE, identity, is_part, may_name
+from plugip.refusals import named
 
 SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
@@ -50,6 +51,11 @@ def build(cfg: Any, trusted: Sequence[str] = ()) -> Any:
         GaussianNoise(std=0.1 on [-1, 1] = 0.05 on [0, 1])
     """
     plain = resolved(cfg)
+    if not isinstance(plain, (dict, list, type(None))):
+        raise TypeError(
+            f"build takes a config, such as {{'_target_': 'plugip.operators.Decimate'}}, got "
+            f"{named(cfg)}"
+        )
     return _built(plain, "", require_trusted(plain, trusted))
 
 

@@ -15,7 +15,7 @@ from plugip.parts import CONSTRUCTORS, MAKERS, is_part, may_name
 
 WRITES = re.compile(
     r"write_|\.mkdir|\.unlink|rmtree|os\.replace|os\.remove|save_file|\.save\(|save_pretrained"
-    r"|subprocess|os\.system|\bexec\(|\beval\(|pickle|open\([^)]*[\"'][wax]b?[\"']"
+    r"|subprocess|os\.system|(?<!\.)\bexec\(|(?<!\.)\beval\(|pickle|open\([^)]*[\"'][wax]b?[\"']"
 )
 
 

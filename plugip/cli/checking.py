@@ -12,6 +12,7 @@ from plugip.cli.command import Command, guarded, read_options, refuse_options
 from plugip.cli.compose import explain
 from plugip.cli.said import key_of
 from plugip.cli.values import ROOT_KEYS, require_values
+from plugip.texts import for_terminal
 
 NAME = "plugip-check"
 CHECKS = ("operator", "prior", "method")
@@ -36,7 +37,7 @@ def run_checks() -> None:
     try:
         reports = _reports(cfg, wanted)
     except (ValueError, TypeError, OSError) as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
+        print(f"{NAME}: {for_terminal(str(error))}", file=sys.stderr)
         sys.exit(1)
     print("\n\n".join(report.text() for report in reports))
     sys.exit(0 if all(report.ok for report in reports) else 1)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from plugip.cli.secrets import without_secrets
 from plugip.cli.text import closing, opening
 from plugip.cli.values import require_nodes, require_values
+from plugip.texts import for_terminal
 
 if TYPE_CHECKING:
     from plugip.experiment import Experiment, Summary
@@ -36,7 +37,7 @@ def job(cfg: DictConfig) -> tuple[int, float]:
     except (ValueError, TypeError, OSError, ImportError) as error:
         if cfg.get("debug"):
             raise
-        print(f"plugip: {sentence(error)}", file=sys.stderr)
+        print(f"plugip: {for_terminal(sentence(error))}", file=sys.stderr)
         return 1, math.nan
 
 
@@ -125,7 +126,9 @@ def _experiment(config: dict[str, Any], written: dict[str, Any]) -> Experiment:
     real = config["measurement"] is not None
     data = ImageFolder(config["measurement"], channels=channels) if real else part("data")
     data.items()
-    record = Record(_folder(config), written, config["output"]["bits"])
+    record = Record(
+        _folder(config), written, config["output"]["bits"], _choices(), command=_command()
+    )
     method = part("method")
     if config["restarts"]:
         method = part("restarts")(method)
@@ -147,6 +150,22 @@ def _experiment(config: dict[str, Any], written: dict[str, Any]) -> Experiment:
         oracle=config["output"]["oracle"],
         title=", ".join(_names()),
     )
+
+
+def _choices() -> dict[str, str]:
+    """Returns what was chosen by name, Hydra's own choices left out."""
+    choices = HydraConfig.get().runtime.choices.items()
+    return {k: str(v) for k, v in choices if v is not None and not k.startswith("hydra/")}
+
+
+def _command() -> list[str]:
+    """Returns the command of this job alone, also where it is one of a grid."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return sys.argv
+    folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    options = [word for folder in folders for word in ("--config-dir", folder)]
+    return ["plugip", *options, *hydra.overrides.task]
 
 
 def _names() -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from plugip.texts import for_terminal
+
 if TYPE_CHECKING:
     from plugip.experiment import Experiment, Summary
     from plugip.record import Row
@@ -22,7 +24,7 @@ def opening(experiment: Experiment) -> str:
     images = f"{count} image{'s' if count != 1 else ''}"
     operator, prior = type(experiment.operator).__name__, type(experiment.prior).__name__
     parts = f"{images}, {operator}, {experiment.noise}, {name}, {prior}"
-    return f"plugip: {parts} -> {experiment.record.folder}"
+    return for_terminal(f"plugip: {parts} -> {experiment.record.folder}")
 
 
 def closing(summary: Summary) -> str:
@@ -39,7 +41,7 @@ def closing(summary: Summary) -> str:
         lines.append("interrupted; the same command goes on from here")
     figure = summary.folder / "figure.png"
     lines.append(f"figure: {figure}" if figure.is_file() else f"results: {summary.folder}")
-    return "\n".join(lines)
+    return "\n".join(map(for_terminal, lines))
 
 
 def _scores(summary: Summary) -> list[str]:
@@ -57,7 +59,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
     names = list(dict.fromkeys(n for row in rows for n, v in row.metrics.items() if v is not None))
     head = ["image", "kind", *names, "residual/noise", "seconds"]
     cells = [
-        [row.id, row.kind]
+        [for_terminal(row.id), row.kind]
         + [_number(row.metrics.get(name)) for name in names]
         + [_number(row.residual_to_noise), _number(row.seconds, 1)]
         for row in rows

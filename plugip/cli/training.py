@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from plugip.cli.job import sentence
+from plugip.texts import for_terminal
 
 if TYPE_CHECKING:
     from plugip.training import Outcome
@@ -29,7 +30,7 @@ def job(cfg: DictConfig) -> tuple[int, float]:
     except (ValueError, TypeError, OSError) as error:
         if debug:
             raise
-        print(f"plugip-train: {sentence(error)}", file=sys.stderr)
+        print(f"plugip-train: {for_terminal(sentence(error))}", file=sys.stderr)
         return 1, math.nan
     return outcome.exit_code, math.nan
 

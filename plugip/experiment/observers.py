@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from plugip.method import Info
 from plugip.metrics import to_unit
+from plugip.texts import for_terminal
 
 Align = Callable[[Tensor, Tensor], Tensor]
 
@@ -93,7 +94,7 @@ class Progress:
         self.shown = time.monotonic()
         self.bar.n = self.base + step
         more = f" +{len(rows) - 1}" if len(rows) > 1 else ""
-        self.bar.set_description_str(self.names[rows[0]] + more, refresh=False)
+        self.bar.set_description_str(for_terminal(self.names[rows[0]]) + more, refresh=False)
         self.bar.set_postfix_str(self._numbers(step, info), refresh=True)
 
     def close(self) -> None:

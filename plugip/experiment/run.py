@@ -10,21 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugip.composition import require_operator
 from plugip.data import ImageError, ImageFolder, Item
 from plugip.experiment.observers import Align, Oracle, Progress
 from plugip.experiment.scoring import Judge
 from plugip.experiment.scribe import Case, Scribe
 from plugip.experiment.team import Team, join_team
 from plugip.loop import Interrupted, solve
-from plugip.method import Info, Method, Solution
+from plugip.method import Info, Method, Solution, require_method
 from plugip.metrics import NamedMetric
-from plugip.noise import Hidden, Noise, UnknownNoise
+from plugip.noise import Noise
 from plugip.operator import BlindOperator, Operator, Unknown
 from plugip.prior import Prior
-from plugip.problem import Problem, measure
+from plugip.problem import Problem, measure, require_noise, require_prior
 from plugip.record import Record, Row
 from plugip.record.provenance import file_digest, weights_digest
-from plugip.rng import Rng
+from plugip.refusals import named, require_part
+from plugip.rng import Rng, require_seed
 from plugip.stopping import Stopped
 
 GPU_BATCH = 16
@@ -98,6 +100,7 @@ class Experiment:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        _require_parts(self)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, or null, got {self.batch_size}")
 
@@ -110,8 +113,12 @@ class Experiment:
 
         Raises:
             ValueError, TypeError: If the parts do not fit each other; before any solving.
-            OSError: If results cannot be written.
+            OSError: If results cannot be written, or another run is at work in the folder.
         """
+        with self.record:  # its folder is this run's alone until the end
+            return self._run()
+
+    def _run(self) -> Summary:
         team = join_team(self.device)
         self.operator.to(team.device)
         self.prior.to(team.device)
@@ -122,10 +129,13 @@ class Experiment:
             self.record.begin(team.device, weights_digest(self.prior))
         digests = {item.id: file_digest(item.path) for item in items}
         finished = [i for i in ids if self.record.finished(i, digests[i])]
+        if team.leads:
+            self.record.write_scores(finished)
         team.wait()  # nobody solves before everybody knows what is left
-        todo = [(i, digests[i.id]) for i in team.share(items) if i.id not in finished]
+        done = set(finished)
+        todo = [(i, digests[i.id]) for i in team.share(items) if i.id not in done]
         scribe = Scribe(self.record, judge, self.noise.std, self.rng_seed)
-        interrupted = self._solve_all(todo, ids, scribe, team)
+        interrupted = self._solve_all(todo, scribe, team)
         if not interrupted:
             team.wait()
         if team.leads:
@@ -135,9 +145,7 @@ class Experiment:
         rows = self.record.rows(ids)
         return Summary(self.record.folder, rows, finished, judge.conventions, interrupted)
 
-    def _solve_all(
-        self, todo: list[tuple[Item, str]], ids: list[str], scribe: Scribe, team: Team
-    ) -> bool:
+    def _solve_all(self, todo: list[tuple[Item, str]], scribe: Scribe, team: Team) -> bool:
         """Solves batch by batch; returns whether Ctrl-C ended it."""
         alone = team.device.type == "cpu"  # there ``solve`` takes the images one by one
         width = self.batch_size or (1 if alone else GPU_BATCH)
@@ -147,8 +155,6 @@ class Experiment:
         try:
             for first in range(0, len(todo), width):
                 self._solve_batch(todo[first : first + width], scribe, progress, team.device)
-                if team.leads:
-                    self.record.write_scores(ids)
         except KeyboardInterrupt:
             return True
         finally:
@@ -218,11 +224,7 @@ class Experiment:
     def _problem(self, ids: list[str], y: Tensor) -> Problem:
         x_shape = (len(ids), *self.prior.image_shape)
         operator = self.operator.realise(self._rng("operator", ids), x_shape)
-        if isinstance(operator, BlindOperator):
-            operator = operator.unknown()
-        # A hidden noise model simulates y; the method gets an object that does not hold it.
-        noise = UnknownNoise() if isinstance(self.noise, Hidden) else self.noise
-        return Problem(y, operator, noise, self.prior)
+        return Problem(y, operator, self.noise, self.prior)
 
     def _oracle(self, cases: list[Case]) -> Oracle | None:
         truths = [case.x for case in cases if case.x is not None]
@@ -250,6 +252,21 @@ class Experiment:
             )
 
 
+def _require_parts(given: Experiment) -> None:
+    require_part(given.data, ImageFolder, "data", "list files with ImageFolder(path)")
+    require_operator(given.operator)
+    require_noise(given.noise)
+    require_prior(given.prior)
+    require_method(given.method)
+    require_part(given.metrics, Sequence, "metrics", "give a list, such as [PSNR()]")
+    for metric in given.metrics:
+        require_part(metric, NamedMetric, "a metric", "take one of plugip.metrics, such as PSNR()")
+    require_part(given.record, Record, "record", "make one with Record(folder, config)")
+    if given.align is not None and not callable(given.align):
+        raise TypeError(f"align must be a function (x_hat, x), got {named(given.align)}")
+    require_seed(given.rng_seed)
+
+
 def _same(operators: list[Operator], image: tuple[int, ...]) -> bool:
     like = next((t for o in operators for t in o.buffers()), torch.zeros(()))
     probe = torch.linspace(-0.9, 0.9, torch.Size(image).numel(), device=like.device)
@@ -272,7 +289,11 @@ def _misfit(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
             f"the image has {given[0]} channels, but the prior's have {wanted[0]}; "
             f"set data.channels={wanted[0]}"
         )
+    if wanted[1] == wanted[2]:
+        advice = f"set data.size={wanted[1]} to crop and resize"
+    else:
+        advice = "data.size makes squares only, so crop and resize the file to that size itself"
     return (
         f"the image has {given[2]} x {given[1]} pixels, but the prior's have "
-        f"{wanted[2]} x {wanted[1]}; set data.size={wanted[1]} to crop and resize"
+        f"{wanted[2]} x {wanted[1]}; {advice}"
     )

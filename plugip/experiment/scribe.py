@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugip.diagnostics import diagnose
-from plugip.experiment.pictures import drawn, naive, named_parts, picture_of
+from plugip.diagnostics import Ending, diagnose
+from plugip.experiment.pictures import drawn, naive, named_parts
 from plugip.experiment.scoring import Judge
 from plugip.method import Solution, Trace
 from plugip.operator import Unknown
+from plugip.pictures import show
 from plugip.problem import Problem
 from plugip.record import Parts, Record, Row
 
@@ -79,7 +80,7 @@ class Scribe:
             best: Step and image of the oracle's iterate.
             stopped: Whether a stopping rule picked the answer.
         """
-        shown, view = picture_of(case.y[0], problem.prior.image_shape)
+        shown, view = show(case.y[0], max(problem.prior.image_shape[-2:]))
         pictures = {"measurement": shown}
         if case.x is not None:
             pictures["truth"] = case.x[0]
@@ -106,12 +107,16 @@ class Scribe:
             pictures["stopped"] = solution.x_hat[0]
         if case.x is None:
             return pictures
-        baseline = naive(case.y, problem.prior.image_shape)
+        baseline = self._baseline(case, problem)
         if baseline is not None and baseline.shape != case.y.shape:
             pictures["input"] = baseline[0]
         if self.judge.align is not None:
             pictures["aligned"] = self.judge.aligned(solution.x_hat, case.x)[0]
         return pictures
+
+    @staticmethod
+    def _baseline(case: Case, problem: Problem) -> Tensor | None:
+        return naive(case.y, problem.prior.image_shape, problem.operator)
 
     def _rows(
         self,
@@ -128,7 +133,7 @@ class Scribe:
             "seconds": solution.seconds[0],
             "peak_memory": solution.peak_memory,
         }
-        baseline = None if case.x is None else naive(case.y, problem.prior.image_shape)
+        baseline = None if case.x is None else self._baseline(case, problem)
         if baseline is not None:
             yield self._judged(self._row(case.id, "input", status), case, problem, baseline)
         checks = solution.diagnostics[0]  # a method's own certificate is known to it alone
@@ -140,11 +145,11 @@ class Scribe:
         z, theta = answer if same else (None, None)
         last = self._row(case.id, "last", status, step=solution.steps[0], **cost)
         last = replace(last, **certified) if same else last
-        yield self._judged(last, case, problem, solution.last, z, theta)
+        yield self._judged(last, case, problem, solution.last, z, theta, checks.ending)
         if stopped:
             row = self._row(case.id, "stopped", status, step=step, **cost)
             row = replace(row, **certified)
-            yield self._judged(row, case, problem, solution.x_hat, *answer)
+            yield self._judged(row, case, problem, solution.x_hat, *answer, checks.ending)
         if best is not None:
             row = self._row(case.id, "oracle", status, step=best[0], **cost)
             yield self._judged(row, case, problem, best[1])
@@ -157,25 +162,27 @@ class Scribe:
         x_hat: Tensor,
         z: Tensor | None = None,
         theta: Unknown | None = None,
+        ending: Ending = Ending.OPEN,
     ) -> Row:
         # An iterate whose unknown was not kept can be scored, but not be held against y.
         judgeable = not problem.blind or theta is not None
-        described = _described(row, problem.known(theta), x_hat, z) if judgeable else row
+        if judgeable:
+            row = _described(row, problem.known(theta), x_hat, z, ending)
         if case.x is None:
-            return described
+            return row
         metrics, notes = self.judge.scores(x_hat, case.x)
-        return replace(described, metrics=metrics, metric_notes=notes)
+        return replace(row, metrics=metrics, metric_notes=notes)
 
     def _row(self, image_id: str, kind: str, status: str, message: str = "", **values: Any) -> Row:
         known = {"rng_seed": self.rng_seed, "config_hash": self.record.hash}
         return Row(image_id, kind, status, message, **known, **values)
 
 
-def _described(row: Row, problem: Problem, x_hat: Tensor, z: Tensor | None) -> Row:
+def _described(row: Row, problem: Problem, x_hat: Tensor, z: Tensor | None, ending: Ending) -> Row:
     """Adds what can be said without the truth: residual, chi-square, seed norm, saturation."""
     with torch.no_grad():
         residual = float(problem.residual(problem.operator(x_hat))[0])
-    d = diagnose(problem, x_hat, z)[0]
+    d = diagnose(problem, x_hat, z, endings=[ending])[0]
     d = replace(d, stationarity=row.stationarity, violation=row.violation)
     return replace(
         row,

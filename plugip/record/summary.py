@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
 from plugip.record.rows import Row
+from plugip.texts import for_markdown
 
 KINDS = ("input", "last", "stopped", "oracle")
 MEANING = {
@@ -16,8 +18,31 @@ MEANING = {
 }
 
 
-def summarise(rows: list[Row], conventions: dict[str, str]) -> dict[str, Any]:
-    """Returns mean, sample standard deviation and count by kind and metric, and what failed."""
+PARTS = ("task", "operator", "noise", "prior", "method", "restarts", "stopping")
+
+
+def chosen(config: dict[str, Any], choices: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Returns the names of what runs, by part.
+
+    Args:
+        config: The resolved config.
+        choices: Names that are known; None takes the classes that the config's parts name.
+    """
+    if choices is not None:
+        return {part: str(name) for part, name in choices.items()}
+    parts = {part: config.get(part) for part in PARTS}
+    named = {k: v.get("_target_") if isinstance(v, dict) else v for k, v in parts.items()}
+    return {part: name for part, name in named.items() if isinstance(name, str)}
+
+
+def summarise(rows: list[Row], conventions: dict[str, str], asked: int) -> dict[str, Any]:
+    """Returns mean, sample standard deviation and count by kind and metric, and what failed.
+
+    Args:
+        rows: Rows of the images that were reached.
+        conventions: What each metric means.
+        asked: Images that were asked for, reached or not.
+    """
     kinds: dict[str, Any] = {}
     for kind in KINDS:
         chosen = [row for row in rows if row.kind == kind and row.status == "ok"]
@@ -25,7 +50,7 @@ def summarise(rows: list[Row], conventions: dict[str, str]) -> dict[str, Any]:
             kinds[kind] = {name: _spread(v) for name, v in _columns(chosen).items()}
     failed = {row.id: row.message for row in rows if row.status == "failed"}
     return {
-        "images": len({row.id for row in rows}),
+        "images": asked,
         "ok": len({row.id for row in rows if row.status == "ok"}),
         "failed": failed,
         "interrupted": sorted({row.id for row in rows if row.status == "interrupted"}),
@@ -38,18 +63,21 @@ def to_markdown(summary: dict[str, Any], title: str) -> str:
     """Returns the summary as Markdown: mean ± std over images, one line per kind."""
     kinds = summary["kinds"]
     names = list(dict.fromkeys(name for values in kinds.values() for name in values))
-    lines = [f"# {title}", "", f"{summary['ok']} of {summary['images']} images, mean ± std.", ""]
+    counted = f"{summary['ok']} of {summary['images']} images, mean ± std."
+    lines = [f"# {for_markdown(title)}", "", counted, ""]
     if names:
-        lines += ["| kind | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+        heads = [for_markdown(name) for name in names]
+        lines += ["| kind | " + " | ".join(heads) + " |", "|---|" + "---|" * len(names)]
         lines += [
             f"| {kind} | " + " | ".join(_cell(values.get(n)) for n in names) + " |"
             for kind, values in kinds.items()
         ]
         lines += ["", *(f"- {kind}: {MEANING[kind]}" for kind in kinds)]
-    lines += [f"- {text}" for text in summary["conventions"].values()]
-    lines += [f"- failed: {i}: {message}" for i, message in summary["failed"].items()]
-    lines += [f"- interrupted: {i}" for i in summary["interrupted"]]
-    return "\n".join(lines) + "\n"
+    said = [f"{part}: {name}" for part, name in summary.get("choices", {}).items()]
+    said += summary["conventions"].values()
+    said += [f"failed: {i}: {message}" for i, message in summary["failed"].items()]
+    said += [f"interrupted: {i}" for i in summary["interrupted"]]
+    return "\n".join([*lines, *(f"- {for_markdown(text)}" for text in said)]) + "\n"
 
 
 def _columns(rows: list[Row]) -> dict[str, list[float | None]]:
