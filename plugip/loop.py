@@ -112,8 +112,18 @@ def _solve_chunk(run: _Run, rng: Rng, before: list[Part]) -> list[Part]:
         while run.rows:
             finished += run.advance()
     except KeyboardInterrupt:
-        raise Interrupted(before + finished, run.close(list(range(len(run.rows))))) from None
+        raise _interrupted(run, before + finished) from None
     return finished
+
+
+def _interrupted(run: _Run, finished: list[Part]) -> Interrupted:
+    try:
+        partial = run.close(list(range(len(run.rows))))
+    except Exception as error:  # Ctrl-C counts, also where nothing can be told of the step at work
+        interrupted = Interrupted(finished, [])
+        interrupted.__cause__ = error
+        return interrupted
+    return Interrupted(finished, partial)
 
 
 class _Run:
@@ -196,6 +206,7 @@ class _Run:
             diagnostics=_diagnosed(problem, x_hat, info, told),
             theta=told["theta"],
             start_losses=told["start_losses"],
+            picked=picked is not None,
         )
         return [(row, shared.select(i)) for i, row in enumerate(rows)]
 
@@ -245,11 +256,25 @@ class _MemoryGauge:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
-    def peak(self) -> int:
-        """Returns the highest memory so far."""
+    def peak(self) -> int | None:
+        """Returns the highest memory so far; None where the system does not tell."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        import resource  # POSIX only; imported where it is needed
+        return _process_peak()
+
+
+def _process_peak() -> int | None:
+    """Returns the highest memory of this process in bytes, if there is a way to know it."""
+    try:
+        import resource  # POSIX only
 
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    except ImportError:
+        pass
+    try:
+        import psutil  # comes with some packages; only its Windows part knows a peak
+
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)
+    except ImportError:
+        return None

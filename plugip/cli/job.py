@@ -17,10 +17,11 @@ from omegaconf import DictConfig
 from plugip.cli.secrets import without_secrets
 from plugip.cli.text import closing, opening
 from plugip.cli.values import require_nodes, require_values
+from plugip.terminal import say
 from plugip.texts import for_terminal
 
 if TYPE_CHECKING:
-    from plugip.experiment import Experiment, Summary
+    from plugip.experiment import Experiment
 
 
 def job(cfg: DictConfig) -> tuple[int, float]:
@@ -32,12 +33,15 @@ def job(cfg: DictConfig) -> tuple[int, float]:
     try:
         return _run(cfg)
     except KeyboardInterrupt:
-        print("plugip: interrupted before the first image", file=sys.stderr)
+        say(
+            "plugip: interrupted; what is finished is kept, and the same command goes on",
+            sys.stderr,
+        )
         return 130, math.nan
     except (ValueError, TypeError, OSError, ImportError) as error:
         if cfg.get("debug"):
             raise
-        print(f"plugip: {for_terminal(sentence(error))}", file=sys.stderr)
+        say(f"plugip: {for_terminal(sentence(error))}", sys.stderr)
         return 1, math.nan
 
 
@@ -60,11 +64,11 @@ def _run(cfg: DictConfig) -> tuple[int, float]:
         experiment = _experiment(config, without_secrets(cfg, config))
     leads = os.environ.get("RANK", "0") == "0"
     if leads:
-        print(opening(experiment), flush=True)
+        say(opening(experiment))
     summary = experiment.run()
     if leads:
-        print(closing(summary), flush=True)
-    return summary.exit_code, objective(summary, config["optimized_metric"])
+        say(closing(summary))
+    return summary.exit_code, summary.objective(config["optimized_metric"])
 
 
 def resolved_config(cfg: DictConfig) -> dict[str, Any]:
@@ -77,23 +81,6 @@ def resolved_config(cfg: DictConfig) -> dict[str, Any]:
     require_values(config)
     require_nodes(config)
     return config
-
-
-def objective(summary: Summary, metric: str | None) -> float:
-    """Returns the mean of one score for a sweeper; without a truth, of the residual ratio.
-
-    NaN if an image failed, or has no such score.
-    """
-    answers = {row.id: row for row in summary.rows if row.kind in ("last", "stopped")}
-    scored = any(row.metrics for row in answers.values())
-    if summary.failed or not answers:
-        return math.nan
-    found = [
-        row.metrics.get(metric or "psnr") if scored else row.residual_to_noise
-        for row in answers.values()
-    ]
-    values = [value for value in found if value is not None]
-    return sum(values) / len(values) if len(values) == len(found) else math.nan
 
 
 @contextmanager
@@ -148,7 +135,9 @@ def _experiment(config: dict[str, Any], written: dict[str, Any]) -> Experiment:
         batch_size=config["batch_size"],
         device=config["device"],
         oracle=config["output"]["oracle"],
-        title=", ".join(_names()),
+        title=", ".join([*_names(), str(_choices().get("prior", "prior"))]),
+        solver_seed=config.get("solver_seed"),
+        debug=config["debug"],
     )
 
 

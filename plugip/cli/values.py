@@ -49,7 +49,7 @@ def require_values(config: dict[str, Any]) -> None:
         node = config.get(head) if tail else config
         if not isinstance(node, dict):
             raise ValueError(f"{head} must have keys of its own, got {node!r}")
-        if (tail or head) not in node and key not in ("solver_seed",):
+        if (tail or head) not in node:
             raise ValueError(
                 f"{key} is missing; let your root config begin from plugip's `config`"
             )

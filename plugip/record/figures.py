@@ -56,7 +56,7 @@ def comparison(strips: list[Strip], title: str) -> bytes:
         for (name, heading, kinds), ax in zip(columns, line, strict=True):
             _panel(ax, strip, name, kinds)
             if strip is strips[0]:
-                heading = for_figure(_heading(strip, name, heading))
+                heading = for_figure(_heading(strips, name, heading))
                 ax.set_title(heading, fontsize=11, color=_INK)
         line[0].set_ylabel(_short(strip.id), fontsize=8, color=_MUTED)
     figure.suptitle(_title(title), fontsize=12, color=_INK, wrap=True)
@@ -138,14 +138,18 @@ def _picture(strip: Strip, name: str) -> Path | None:
     return next((path for path in found if path), None)
 
 
-def _heading(strip: Strip, name: str, heading: str) -> str:
-    if name == "measurement" and strip.view:
-        return f"measurement ({strip.view})"
-    if name == "answer" and "aligned" in strip.pictures:
+def _heading(strips: list[Strip], name: str, heading: str) -> str:
+    """Returns what stands above a column: what holds for all images in it."""
+    if name == "measurement" and strips[0].view:
+        return f"measurement ({strips[0].view})"
+    if name != "answer":
+        return heading
+    if "aligned" in strips[0].pictures:
         return "reconstruction (aligned to truth)"
-    if name == "answer" and "stopped" in strip.rows:
-        return "reconstruction (stopped)"
-    return f"{heading} (last)" if name == "answer" else heading
+    stopped = ["stopped" in strip.rows for strip in strips]
+    if all(stopped):
+        return f"{heading} (stopped)"
+    return f"{heading} (stopped, or last)" if any(stopped) else f"{heading} (last)"
 
 
 def _score(strip: Strip, kinds: tuple[str, ...]) -> str:

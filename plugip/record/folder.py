@@ -141,7 +141,7 @@ class Record:
         """Writes scores, summary and figures of these images, and the time."""
         self.write_scores(ids)
         known = {"config_hash": self.hash, "choices": self.choices}
-        summary = summarise(self.rows(ids), conventions, len(ids)) | known
+        summary = summarise(self.rows(ids), conventions, ids) | known
         self._write("summary.json", json_bytes(summary, indent=2))
         self._write("summary.md", to_markdown(summary, title).encode())
         title = ", ".join(filter(None, (title, conventions.get("noise"))))  # level and scale

@@ -156,6 +156,8 @@ class Shelf:
             yield self.folder / f"{name}.npy", npy_bytes(array)
         if parts.trace is not None:
             yield self.trace, csv_bytes(parts.trace)
+        if parts.error:
+            yield self.folder / "error.txt", parts.error.encode()
 
     def _clear(self) -> None:
         """Removes an earlier try, the finished marker first."""
@@ -166,7 +168,7 @@ class Shelf:
                 raise cannot_write(old, error) from error
 
     def _written(self) -> Iterator[Path]:
-        for suffix in ("png", "npy"):
+        for suffix in ("png", "npy", "txt"):
             yield from (p for p in self.folder.glob(f"*.{suffix}") if not p.name.startswith("."))
 
     def _refuse_newer(self, saved: dict[str, Any]) -> None:
