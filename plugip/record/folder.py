@@ -47,6 +47,7 @@ class Record:
         bits: Depth of the PNG files, 8 or 16.
         choices: Names of what runs (task, operator, method, prior, ...); None takes them from the
             config's targets.
+        command: The command of this run; None takes the one of the process.
 
     Raises:
         ValueError: If bits is neither 8 nor 16, or the folder holds results of other settings, of
@@ -60,13 +61,14 @@ class Record:
         config: dict[str, Any],
         bits: int = 8,
         choices: Mapping[str, str] | None = None,
+        command: Sequence[str] | None = None,
     ) -> None:
         if bits not in (8, 16):
             raise ValueError(f"output.bits must be 8 or 16, got {bits}")
         self.folder, self.config, self.bits = Path(folder).expanduser(), config, bits
         self.files = named_files(config)
         self.hash = settings_hash(config, self.files)
-        self.choices = chosen(config, choices)
+        self.choices, self.command = chosen(config, choices), command
         self._leads = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
         self._lock: FolderLock | None = None
         if self._leads:
@@ -96,7 +98,7 @@ class Record:
                 f"there, {weights[:8]} now); choose another output.folder"
             )
         this = {"choices": self.choices, "files": self.files}
-        self._provenance = [*runs, provenance.describe(device, weights) | this]
+        self._provenance = [*runs, provenance.describe(device, weights, self.command) | this]
         text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
         # In this order: a folder with a config alone is one whose first run was killed here.
         self._write(CONFIG, text.encode())

@@ -10,7 +10,7 @@ from typing import Any
 # No image's result depends on these; data.path and measurement only say which images there are.
 NEUTRAL = (
     "output", "device", "threads", "batch_size", "trusted", "debug", "hints", "demo_image",
-    "data.path", "data.limit", "measurement",
+    "optimized_metric", "data.path", "data.limit", "measurement",
 )  # fmt: skip
 
 
