@@ -21,6 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from plugip.options import nearest
+from plugip.refusals import named
 
 # Rooms that write files, read argv or build further configs: no config has business there.
 CLOSED_ROOMS = (
@@ -64,6 +65,11 @@ def build(cfg: Any, trusted: Sequence[str] = ()) -> Any:
         GaussianNoise(std=0.1 on [-1, 1] = 0.05 on [0, 1])
     """
     plain = resolved(cfg)
+    if not isinstance(plain, (dict, list, type(None))):
+        raise TypeError(
+            f"build takes a config, such as {{'_target_': 'plugip.operators.Decimate'}}, got "
+            f"{named(cfg)}"
+        )
     for where, node in _targets(plain, ""):
         _check_arguments(node, _trusted_object(str(node["_target_"]), where, trusted), where)
     try:

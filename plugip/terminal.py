@@ -67,13 +67,6 @@ def encodable(text: str, encoding: str | None) -> str:
     return text.encode(encoding, "replace").decode(encoding)
 
 
-def one_line(text: str) -> str:
-    """Returns a text without line breaks and control characters, which names may hold: escaped."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _give_up(stream: TextIO) -> None:
     """Sends what else is written to nowhere, so that the end of the program is not an error."""
     try:

@@ -15,7 +15,8 @@ from plugip.experiment.summary import Summary
 from plugip.method import Info
 from plugip.record import Row
 from plugip.stopping import Budget, Stopped
-from plugip.terminal import is_terminal, one_line, say
+from plugip.terminal import is_terminal, say
+from plugip.texts import for_terminal
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +70,8 @@ def test_a_reader_that_left_is_no_error_now_or_at_the_end():
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", "a\u202eb", "a\rb", "caf\udce9"])
 def test_names_cannot_write_lines_or_move_the_cursor(name):
-    assert one_line(name).isprintable() and one_line(name) != name
-    assert one_line("café 写真.png") == "café 写真.png"
+    assert for_terminal(name).isprintable() and for_terminal(name) != name
+    assert for_terminal("café 写真.png") == "café 写真.png"
 
 
 # one line for each image

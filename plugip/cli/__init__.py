@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from plugip.cli.compose import CONFIGS, compose_config, first_job, key_of, refuse_bad_config
 from plugip.cli.text import closing, opening
 from plugip.terminal import say
+from plugip.texts import for_terminal
 
 if TYPE_CHECKING:
     from plugip.experiment import Experiment
@@ -72,7 +73,7 @@ def _job(cfg: DictConfig) -> int:
     except (ValueError, TypeError, OSError, ImportError) as error:
         if cfg.get("debug"):
             raise
-        say(f"plugip: {_sentence(error)}", sys.stderr)
+        say(f"plugip: {for_terminal(_sentence(error))}", sys.stderr)
         return 1
 
 
@@ -186,7 +187,7 @@ def check() -> None:
     try:
         reports = _reports(compose_config(options.overrides, options.config_dir), wanted)
     except (ValueError, TypeError, OSError) as error:
-        print(f"plugip-check: {error}", file=sys.stderr)
+        print(f"plugip-check: {for_terminal(str(error))}", file=sys.stderr)
         sys.exit(1)
     print("\n\n".join(report.text() for report in reports))
     sys.exit(0 if all(report.ok for report in reports) else 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from plugip.terminal import one_line
+from plugip.texts import for_terminal
 
 if TYPE_CHECKING:
     from plugip.experiment import Experiment, Summary
@@ -32,7 +32,7 @@ def opening(experiment: Experiment) -> str:
     left_out = list(getattr(experiment.data, "skipped", ()))
     if left_out:
         lines.append(f"left out, since they are no pictures: {_named(left_out)}")
-    return "\n".join(lines)
+    return "\n".join(map(for_terminal, lines))
 
 
 def closing(summary: Summary) -> str:
@@ -42,7 +42,7 @@ def closing(summary: Summary) -> str:
         lines.append(f"{len(summary.skipped)} finished before and not solved again")
     lines += _scores(summary)
     said = {row.id: row.message for row in summary.rows if row.kind in ("last", "stopped")}
-    lines += [one_line(f"{i}: {message}") for i, message in list(said.items())[:MANY] if message]
+    lines += [f"{i}: {message}" for i, message in list(said.items())[:MANY] if message]
     lines += _failures(summary)
     lines += _unavailable(summary)
     if summary.missing:
@@ -53,7 +53,7 @@ def closing(summary: Summary) -> str:
     figure = summary.folder / "figure.png"
     lines.append(f"{summary.title}: {_count(summary)}")
     lines.append(f"figure: {figure}" if figure.is_file() else f"results: {summary.folder}")
-    return "\n".join(lines)
+    return "\n".join(map(for_terminal, lines))
 
 
 def _scores(summary: Summary) -> list[str]:
@@ -71,7 +71,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
     names = list(dict.fromkeys(n for row in rows for n, v in row.metrics.items() if v is not None))
     head = ["image", "kind", *names, "residual/noise", "seconds"]
     cells = [
-        [one_line(row.id), row.kind]
+        [for_terminal(row.id), row.kind]
         + [_number(row.metrics.get(name)) for name in names]
         + [_number(row.residual_to_noise), _number(row.seconds, 1)]
         for row in rows
@@ -88,7 +88,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 def _failures(summary: Summary) -> list[str]:
     failed = list(summary.failed.items())
-    lines = [one_line(f"{i} failed: {message}") for i, message in failed[:FAILED]]
+    lines = [f"{i} failed: {message}" for i, message in failed[:FAILED]]
     if len(failed) > FAILED:
         lines.append(f"{len(failed) - FAILED} more failed: {summary.folder / 'summary.md'}")
     return lines
@@ -105,7 +105,7 @@ def _unavailable(summary: Summary) -> list[str]:
 def _named(names: Sequence[str]) -> str:
     """Returns names in a line; of many, the first ones and how many more there are."""
     more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
-    return ", ".join(one_line(name) for name in names[:MANY]) + more
+    return ", ".join(names[:MANY]) + more
 
 
 def _count(summary: Summary) -> str:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from plugip.cli import _options, _see_working_folder, _sentence
 from plugip.cli.compose import CONFIGS, first_job, refuse_bad_config
+from plugip.texts import for_terminal
 
 if TYPE_CHECKING:
     from plugip.training import Outcome
@@ -49,7 +50,7 @@ def _job(cfg: DictConfig) -> int:
     except (ValueError, TypeError, OSError) as error:
         if debug:
             raise
-        print(f"plugip-train: {_sentence(error)}", file=sys.stderr)
+        print(f"plugip-train: {for_terminal(_sentence(error))}", file=sys.stderr)
         return 1
     return outcome.exit_code
 

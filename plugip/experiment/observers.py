@@ -16,7 +16,8 @@ from plugip.experiment.failure import reason
 from plugip.method import Info
 from plugip.metrics import to_unit
 from plugip.record import Row
-from plugip.terminal import Steady, is_terminal, one_line, say
+from plugip.terminal import Steady, is_terminal, say
+from plugip.texts import for_terminal
 
 Align = Callable[[Tensor, Tensor], Tensor]
 LINES = 100  # of finished images, at most; a run of more says every n-th
@@ -132,7 +133,7 @@ class Progress:
         self.shown = time.monotonic()
         self.bar.n = self.base + step
         more = f" +{len(rows) - 1}" if len(rows) > 1 else ""
-        name = one_line(self.names[rows[0]])
+        name = for_terminal(self.names[rows[0]])
         self.bar.set_description_str(name + more, refresh=False)
         self.bar.set_postfix_str(self._numbers(step, info), refresh=True)
 
@@ -143,7 +144,7 @@ class Progress:
             return
         count, every = len(self.done), -(-self.images // LINES)
         if count % every == 0 or count == self.images:
-            say(one_line(f"{self.process}{count} of {self.images}  {_outcome(rows)}"))
+            say(for_terminal(f"{self.process}{count} of {self.images}  {_outcome(rows)}"))
 
     def close(self) -> None:
         """Removes the bar."""

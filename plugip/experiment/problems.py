@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plugip.data import ImageError
 from plugip.experiment.fit import guessed
-from plugip.noise import Hidden, Noise, UnknownNoise
+from plugip.noise import Noise
 from plugip.operator import BlindOperator, Operator, Unknown
 from plugip.prior import Prior, probe_signal
 from plugip.problem import Problem, measure
@@ -59,11 +59,7 @@ class Problems:
         """Returns the problem of some images, as a method may see it."""
         x_shape = (len(ids), *self.prior.image_shape)
         operator = self.operator.realise(self._rng("operator", ids), x_shape)
-        if isinstance(operator, BlindOperator):
-            operator = operator.unknown()
-        # A hidden noise model simulates y; the method gets an object that does not hold it.
-        noise = UnknownNoise() if isinstance(self.noise, Hidden) else self.noise
-        return Problem(y, operator, noise, self.prior)
+        return Problem(y, operator, self.noise, self.prior)
 
     def streams(self, ids: Sequence[str]) -> Rng:
         """Returns the solver's streams of some images."""
@@ -93,7 +89,11 @@ def _misfit(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
             f"the image has {given[0]} channels, but the prior's have {wanted[0]}; "
             f"set data.channels={wanted[0]}"
         )
+    if wanted[1] == wanted[2]:
+        advice = f"set data.size={wanted[1]} to crop and resize"
+    else:
+        advice = "data.size makes squares only, so crop and resize the file to that size itself"
     return (
         f"the image has {given[2]} x {given[1]} pixels, but the prior's have "
-        f"{wanted[2]} x {wanted[1]}; set data.size={wanted[1]} to crop and resize"
+        f"{wanted[2]} x {wanted[1]}; {advice}"
     )

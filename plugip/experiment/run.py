@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from plugip.composition import require_operator
 from plugip.data import ImageFolder, Item
 from plugip.experiment.fit import require_fit
 from plugip.experiment.observers import Align, Progress
@@ -18,13 +19,16 @@ from plugip.experiment.share import Share
 from plugip.experiment.signals import Signals
 from plugip.experiment.summary import Summary
 from plugip.experiment.team import Team, join_team
-from plugip.method import Method
+from plugip.method import Method, require_method
 from plugip.metrics import NamedMetric
 from plugip.noise import Noise
 from plugip.operator import Operator
 from plugip.prior import Prior
+from plugip.problem import require_noise, require_prior
 from plugip.record import Record
 from plugip.record.provenance import file_digest, weights_digest
+from plugip.refusals import named, require_part
+from plugip.rng import require_seed
 
 GPU_BATCH = 16
 
@@ -73,11 +77,10 @@ class Experiment:
     debug: bool = False
 
     def __post_init__(self) -> None:
-        size, seed = self.batch_size, self.solver_seed
-        if size is not None and (not _is_whole(size) or size < 1):
+        _require_parts(self)
+        size = self.batch_size
+        if size is not None and (require_seed(size, "batch_size") < 1):
             raise ValueError(f"batch_size must be a whole number from 1, or null, got {size!r}")
-        if seed is not None and not _is_whole(seed):
-            raise ValueError(f"solver_seed must be a whole number, or null, got {seed!r}")
 
     def run(self) -> Summary:
         """Solves what is not finished yet, and writes tables and figures.
@@ -92,12 +95,13 @@ class Experiment:
 
         Raises:
             ValueError, TypeError: If the parts do not fit each other; before any solving.
-            OSError: If results cannot be written, or another process of the run is gone before
-                the first image.
+            OSError: If results cannot be written, another run is at work in the folder, or
+                another process of this run is gone before the first image.
         """
-        team = join_team(self.device)
-        with Signals() as signals:
-            return self._run(team, signals)
+        with self.record:  # its folder is this run's alone until the end
+            team = join_team(self.device)
+            with Signals() as signals:
+                return self._run(team, signals)
 
     def _run(self, team: Team, signals: Signals) -> Summary:
         self.operator.to(team.device)
@@ -109,11 +113,14 @@ class Experiment:
             self.record.begin(team.device, weights_digest(self.prior))
         digests = {item.id: file_digest(item.path) for item in items}
         finished = [i for i in ids if self.record.finished(i, digests[i])]
+        done = set(finished)
+        if team.leads:
+            self.record.write_scores(finished)
         if not team.wait():  # nobody solves before everybody knows what is left
             raise ConnectionError("another process of this run has ended; its message says why")
-        todo = [(i, digests[i.id]) for i in team.share(items) if i.id not in finished]
+        todo = [(i, digests[i.id]) for i in team.share(items) if i.id not in done]
         try:
-            interrupted = self._solve_all(todo, ids, judge, team, signals)
+            interrupted = self._solve_all(todo, judge, team, signals)
         except Exception:
             team.wait()  # the others finish what they can
             raise
@@ -133,12 +140,7 @@ class Experiment:
         return type(self.prior).__name__
 
     def _solve_all(
-        self,
-        todo: list[tuple[Item, str]],
-        ids: list[str],
-        judge: Judge,
-        team: Team,
-        signals: Signals,
+        self, todo: list[tuple[Item, str]], judge: Judge, team: Team, signals: Signals
     ) -> bool:
         """Solves batch by batch; returns whether a signal ended it."""
         alone = team.device.type == "cpu"  # there ``solve`` takes the images one by one
@@ -148,8 +150,6 @@ class Experiment:
         try:
             for first in range(0, len(todo), width):
                 share.work(todo[first : first + width])
-                if team.leads:
-                    self.record.write_scores(ids)
         except KeyboardInterrupt:
             return True
         finally:
@@ -192,5 +192,18 @@ class Experiment:
         )
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _require_parts(given: Experiment) -> None:
+    require_part(given.data, ImageFolder, "data", "list files with ImageFolder(path)")
+    require_operator(given.operator)
+    require_noise(given.noise)
+    require_prior(given.prior)
+    require_method(given.method)
+    require_part(given.metrics, Sequence, "metrics", "give a list, such as [PSNR()]")
+    for metric in given.metrics:
+        require_part(metric, NamedMetric, "a metric", "take one of plugip.metrics, such as PSNR()")
+    require_part(given.record, Record, "record", "make one with Record(folder, config)")
+    if given.align is not None and not callable(given.align):
+        raise TypeError(f"align must be a function (x_hat, x), got {named(given.align)}")
+    require_seed(given.rng_seed)
+    if given.solver_seed is not None:
+        require_seed(given.solver_seed, "solver_seed")

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from plugip.diagnostics import diagnose
+from plugip.diagnostics import Ending, diagnose
 from plugip.experiment.failure import Failure, reason
-from plugip.experiment.pictures import drawn, naive, named_parts, picture_of
+from plugip.experiment.pictures import drawn, naive, named_parts
 from plugip.experiment.scoring import Judge
 from plugip.method import Solution, Trace
 from plugip.operator import Unknown
+from plugip.pictures import show
 from plugip.problem import Problem
 from plugip.record import Parts, Record, RecordError, Row
 from plugip.terminal import encodable
@@ -164,8 +165,8 @@ class Scribe:
         """Returns how y is shown, and the pictures that there are before any answer."""
         truth = {} if case.x is None else {"truth": case.x[0]}
         # On the CPU: not every device has the float64 that logarithms are drawn from.
-        y, image = case.y[0].cpu(), problem.prior.image_shape
-        shown = margin.attempt("picture of the measurement", picture_of, y, image)
+        y, side = case.y[0].cpu(), max(problem.prior.image_shape[-2:])
+        shown = margin.attempt("picture of the measurement", show, y, side)
         return ("", truth) if shown is None else (shown[1], {"measurement": shown[0], **truth})
 
     def _unknowns(self, arrays: dict[str, Tensor], margin: Margin) -> dict[str, Tensor]:
@@ -179,7 +180,8 @@ class Scribe:
     def _baseline(self, case: Case, problem: Problem, margin: Margin) -> Tensor | None:
         if case.x is None:
             return None
-        return margin.attempt("baseline", naive, case.y, problem.prior.image_shape)
+        given = case.y, problem.prior.image_shape, problem.operator
+        return margin.attempt("baseline", naive, *given)
 
     def _answers(
         self, case: Case, solution: Solution, baseline: Tensor | None, margin: Margin
@@ -223,11 +225,12 @@ class Scribe:
         z, theta = answer if same else (None, None)
         last = self._row(image_id, "last", status, step=solution.steps[0], **cost)
         last = replace(last, **certified) if same else last
-        last = bench.judged(last, solution.last, z, theta)
+        last = bench.judged(last, solution.last, z, theta, checks.ending)
         yield _noted([last], [] if fired or not solution.picked else [NEVER_FIRED])[0]
         if fired:
             row = self._row(image_id, "stopped", status, step=step, **cost)
-            yield bench.judged(replace(row, **certified), solution.x_hat, *answer)
+            row = replace(row, **certified)
+            yield bench.judged(row, solution.x_hat, *answer, checks.ending)
         if best is not None:
             row = self._row(image_id, "oracle", status, step=best[0], **cost)
             yield bench.judged(row, best[1])
@@ -248,17 +251,20 @@ class _Bench:
     margin: Margin
 
     def judged(
-        self, row: Row, x_hat: Tensor, z: Tensor | None = None, theta: Unknown | None = None
+        self,
+        row: Row,
+        x_hat: Tensor,
+        z: Tensor | None = None,
+        theta: Unknown | None = None,
+        ending: Ending = Ending.OPEN,
     ) -> Row:
         """Returns the row with all that can be said of an iterate, with and without the truth."""
         if not torch.isfinite(x_hat).all():
             return replace(row, message="the last iterate holds NaN or infinite values")
         # An iterate whose unknown was not kept can be scored, but not be held against y.
         if not self.problem.blind or theta is not None:
-            described = self.margin.attempt(
-                f"diagnosis of {row.kind}", _described, row, self.problem, x_hat, z, theta
-            )
-            row = described or row
+            given = row, self.problem, x_hat, z, theta, ending
+            row = self.margin.attempt(f"diagnosis of {row.kind}", _described, *given) or row
         if self.case.x is None:
             return row
         metrics, notes = self.judge.scores(x_hat, self.case.x)
@@ -267,13 +273,18 @@ class _Bench:
 
 
 def _described(
-    row: Row, problem: Problem, x_hat: Tensor, z: Tensor | None, theta: Unknown | None
+    row: Row,
+    problem: Problem,
+    x_hat: Tensor,
+    z: Tensor | None,
+    theta: Unknown | None,
+    ending: Ending,
 ) -> Row:
     """Adds what can be said without the truth: residual, chi-square, seed norm, saturation."""
     known = problem.known(theta)
     with torch.no_grad():
         residual = float(known.residual(known.operator(x_hat))[0])
-    d = diagnose(known, x_hat, z)[0]
+    d = diagnose(known, x_hat, z, endings=[ending])[0]
     d = replace(d, stationarity=row.stationarity, violation=row.violation)
     return replace(
         row,
