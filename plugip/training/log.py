@@ -114,7 +114,7 @@ def _print(text: str) -> None:
         tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except (OSError, ValueError):  # a closed pipe: train.log has the line
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
 def _lines(rows: list[Any]) -> bytes:
