@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plugip.pictures import Array, Samples, read_numbers
+from plugip.image_io import Array, Samples, read_numbers
 
 # Channels of a grey JPEG saved in colour differ by rounding; those of a coloured plot by far more.
 _ALIKE = 0.04

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plugip.image_io import centred
 from plugip.operator import Shape
 from plugip.operators._from_file import white_pixels
 from plugip.operators._options import as_sides, require_count
 from plugip.options import require_choice
-from plugip.pictures import centred
 
 if TYPE_CHECKING:
     from plugip.rng import Rng

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugip.pictures import (
+from plugip.image_io import (
     SUFFIXES,
     ImageError,
     Listing,
@@ -23,6 +23,7 @@ from plugip.pictures import (
     printable,
     read_picture,
 )
+from plugip.refusals import named, require_tensor
 
 # ITU-R BT.601, the weights of JPEG and of Pillow's convert("L").
 _LUMA = (0.299, 0.587, 0.114)
@@ -62,6 +63,7 @@ class ImageFolder:
 
     def __post_init__(self) -> None:
         _check_options(self.size, self.channels)
+        _require_paths(self.path)
         if self.limit is not None:
             _check_positive("limit", self.limit)
 
@@ -135,6 +137,7 @@ def load_image(path: PathInput, size: int | None = None, channels: int = 3) -> T
         ValueError: If size or channels is out of range.
     """
     _check_options(size, channels)
+    _require_path(path)
     pixels = torch.from_numpy(_on_white(read_picture(Path(path).expanduser())))
     x = _with_channels(pixels.permute(2, 0, 1), channels)
     x = x if size is None else _square(x, size)
@@ -156,6 +159,7 @@ def to_uint(x: Tensor, bits: int = 8) -> Array:
     """
     if bits not in (8, 16):
         raise ValueError(f"bits must be 8 or 16, got {bits}")
+    require_tensor(x, "to_uint takes")
     if x.ndim != 3 or not x.is_floating_point():
         raise ValueError(
             f"to_uint takes one float image (C, H, W), got {x.dtype} {tuple(x.shape)}"
@@ -213,6 +217,23 @@ def _square(x: Tensor, size: int) -> Tensor:
         return x
     resized = F.interpolate(x[None], (size, size), mode="bicubic", antialias=True)
     return resized[0].clamp(0, 1)
+
+
+def _require_paths(path: object) -> None:
+    # A tensor is a sequence too; lists of configs need not be Python's.
+    if isinstance(path, Sequence) and not isinstance(path, (str, bytes)):
+        for one in path:
+            _require_path(one)
+    else:
+        _require_path(path)
+
+
+def _require_path(path: object) -> None:
+    if not isinstance(path, (str, PathLike)):
+        raise TypeError(
+            f"path must be an image file or a folder, got {named(path)}; images in memory need no "
+            "loading, give measure(operator, x, noise) a tensor (B, C, H, W) in [-1, 1]"
+        )
 
 
 def _check_options(size: int | None, channels: int) -> None:

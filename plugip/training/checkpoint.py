@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from plugip.record.files import write_atomic
+from plugip.record.files import remove_halves, write_atomic
 from plugip.training.checks import TrainingError
 
 
@@ -44,9 +44,9 @@ class Checkpoints:
         path, buffer = self.folder / f"step_{step:08d}.pt", io.BytesIO()
         torch.save(state, buffer)
         write_atomic(path, buffer.getvalue(), durable=True)
-        # Halves of files are left behind by kills.
-        for old in [*self.files()[: -self.keep], *self.folder.glob(".step_*.tmp")]:
+        for old in self.files()[: -self.keep]:
             old.unlink(missing_ok=True)
+        remove_halves(self.folder)  # left behind by kills
         return path
 
     def load(self, path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from plugip.pictures import (
+from plugip.image_io import (
     ImageError,
     Samples,
     centred,

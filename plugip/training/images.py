@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from plugip.pictures import left_out
+from plugip.image_io import left_out
 from plugip.record.files import json_bytes, read_json, try_folder, write_atomic
 from plugip.rng import stream_seed
+from plugip.texts import for_terminal
 from plugip.training.checks import TrainingError
 from plugip.training.decode import decode
 from plugip.training.sections import Data
@@ -201,7 +202,7 @@ def _report(images: Images, data: Data, say: Say) -> None:
     if images.enlarged:
         say(f"{images.enlarged} images are smaller than {data.size} pixels and were enlarged")
     for name, reason in sorted(images.skipped.items())[:NAMED]:
-        say(f"skipped {name}: {reason}")
+        say(for_terminal(f"skipped {name}: {reason}"))
     if len(images.skipped) > NAMED:
         say(f"skipped {len(images.skipped) - NAMED} more images that cannot be read")
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from plugip.pictures import SUFFIXES, Listing, is_picture, left_out, list_pictures, printable
+from plugip.image_io import SUFFIXES, Listing, is_picture, left_out, list_pictures, printable
 from plugip.training.checks import TrainingError
 
 MOST = 1 << 28  # bytes of one file: several threads hold one each
@@ -62,7 +62,7 @@ def open_source(path: str) -> Source:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """The images in a folder and below it, as ``plugip.pictures.list_pictures`` finds them."""
+    """The images in a folder and below it, as ``plugip.image_io.list_pictures`` finds them."""
 
     root: Path
 

@@ -105,7 +105,7 @@ def test_checkpoints_are_read_back_and_only_the_newest_stay(tmp_path):
 def test_an_interrupted_write_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(5, {"n": 5})
-    (tmp_path / ".step_00000007.pt.123.tmp").write_bytes(b"half")
+    (tmp_path / ".plugip-0123456789abcdef.tmp").write_bytes(b"half")
 
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plugip.pictures.samples import Array, ImageError
+from plugip.image_io.samples import Array, ImageError
 
 _MAGIC = b"\x93NUMPY"
 _OTHERS = {

@@ -10,10 +10,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from plugip.pictures.arrays import is_array, read_array
-from plugip.pictures.colour import to_srgb
-from plugip.pictures.deep import deep_samples
-from plugip.pictures.samples import Array, ImageError, Samples, plain_samples
+from plugip.image_io.arrays import is_array, read_array
+from plugip.image_io.colour import to_srgb
+from plugip.image_io.deep import deep_samples
+from plugip.image_io.samples import Array, ImageError, Samples, plain_samples
 
 KINDS = "PNG, JPEG, WebP, BMP or TIFF, 8 or 16 bits"
 _PHOTOMETRIC = 262  # TIFF tag

@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plugip.pictures.samples import ImageError
+from plugip.image_io.samples import ImageError
 
 # Still pictures that Pillow reads, in all their spellings.
 SUFFIXES = (

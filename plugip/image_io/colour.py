@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from plugip.pictures.samples import Array, Samples
+from plugip.image_io.samples import Array, Samples
 
 _SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
 SAME = 3  # of 255: profiles that change no colour by more are sRGB in all but name

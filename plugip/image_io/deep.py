@@ -8,8 +8,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from plugip.pictures.samples import Array, ImageError, Samples
-from plugip.pictures.tiff import tiff_samples
+from plugip.image_io.samples import Array, ImageError, Samples
+from plugip.image_io.tiff import tiff_samples
 
 ORIENTATION = 274  # TIFF and EXIF tag
 _SPARE = 1 << 24  # bytes of a PNG beside its pixels

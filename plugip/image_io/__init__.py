@@ -1,8 +1,8 @@
 """The one reader of pictures and arrays from files, for images, measurements, masks, kernels."""
 
-from plugip.pictures.arrays import read_array
-from plugip.pictures.colour import to_srgb
-from plugip.pictures.listing import (
+from plugip.image_io.arrays import read_array
+from plugip.image_io.colour import to_srgb
+from plugip.image_io.listing import (
     SUFFIXES,
     Listing,
     is_picture,
@@ -10,14 +10,14 @@ from plugip.pictures.listing import (
     list_pictures,
     printable,
 )
-from plugip.pictures.reading import (
+from plugip.image_io.reading import (
     centred,
     open_picture,
     read_numbers,
     read_picture,
     read_samples,
 )
-from plugip.pictures.samples import Array, ImageError, Samples
+from plugip.image_io.samples import Array, ImageError, Samples
 
 __all__ = [
     "SUFFIXES",
