@@ -21,7 +21,7 @@ from plugip.terminal import say
 from plugip.texts import for_terminal
 
 if TYPE_CHECKING:
-    from plugip.experiment import Experiment
+    from plugip.experiment import Experiment, Summary
 
 
 def job(cfg: DictConfig) -> tuple[int, float]:
@@ -68,7 +68,7 @@ def _run(cfg: DictConfig) -> tuple[int, float]:
     summary = experiment.run()
     if leads:
         say(closing(summary))
-    return summary.exit_code, summary.objective(config["optimized_metric"])
+    return summary.exit_code, _objective(summary, config["optimized_metric"])
 
 
 def resolved_config(cfg: DictConfig) -> dict[str, Any]:
@@ -81,6 +81,14 @@ def resolved_config(cfg: DictConfig) -> dict[str, Any]:
     require_values(config)
     require_nodes(config)
     return config
+
+
+def _objective(summary: Summary, metric: str | None) -> float:
+    """Returns a job's number for sweepers; NaN where nobody asks and there is no usual one."""
+    scores = {name for row in summary.rows for name in row.metrics}
+    if metric is None and scores and "psnr" not in scores:
+        return math.nan
+    return summary.objective(metric)
 
 
 @contextmanager
