@@ -206,7 +206,7 @@ def test_other_settings_in_the_same_folder_are_refused(make):
 
 
 def test_the_advice_for_an_oblong_prior_leads_somewhere():
-    from plugip.experiment.run import _misfit
+    from plugip.experiment.problems import _misfit
 
     assert "set data.size=64" in _misfit((3, 63, 80), (3, 64, 64))
     oblong = _misfit((3, 64, 64), (3, 64, 96))

@@ -125,7 +125,7 @@ def test_a_folder_of_weights_may_hold_the_run_itself(place):
         with Record("folder/run", there) as record:
             record.begin(CPU, None)
             record.write_parts(parts("a.png"))
-    assert record.finished("a.png", "d1")
+    assert Record("folder/run", there).finished("a.png", "d1")
 
 
 def test_a_file_that_is_gone_or_new_is_refused(place):
