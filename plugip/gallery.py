@@ -15,6 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plugip.texts import for_figure, for_terminal
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -66,11 +68,11 @@ def main(words: Sequence[str] | None = None) -> None:
         skipped = write_sheet(options.photo, options.size, options.out)
     except (ValueError, OSError) as error:
         reason = str(error).replace("with output.folder=...", "with --out")
-        print(f"plugip-operators: {reason}", file=sys.stderr)
+        print(f"plugip-operators: {for_terminal(reason)}", file=sys.stderr)
         sys.exit(1)
     for name, reason in skipped.items():
-        print(f"not shown: {name}: {reason}")
-    print(f"sheet: {options.out}")
+        print(for_terminal(f"not shown: {name}: {reason}"))
+    print(for_terminal(f"sheet: {options.out}"))
 
 
 def write_sheet(photo: Path | None, size: int, out: Path) -> dict[str, str]:
@@ -317,8 +319,7 @@ def _write(
     """Writes a line of text at a place in inches from the upper left corner."""
     width, height = figure.get_size_inches()
     place = (left / width, 1 - low / height)
-    # A file name may hold dollar signs, which are no mathematics.
-    figure.text(*place, text, size=size, weight=weight, color=color, parse_math=False)
+    figure.text(*place, for_figure(text), size=size, weight=weight, color=color)
 
 
 def _short(text: str, most: int) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import Counter as Tally
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,32 +13,90 @@ from torch import Tensor, nn
 
 from plugip.path import FlowPath, Path, ValueRange, VPPath
 
+# Below this flow time a flow's velocity, (x_t - x_0) / t, is lost in rounding.
+EARLIEST = 1e-3
 
-@dataclass
+
+class Bill:
+    """Calls that the images of a batch pay for, by the number that stands for each image."""
+
+    def __init__(self) -> None:
+        self.nfe: Tally[int] = Tally()
+        self.vjps: Tally[int] = Tally()
+
+
 class Counter:
     """Counts what passes a prior's door: forward calls (NFE), backward (VJP) and tangent (JVP).
 
+    Each call is also put on the bills of the images that it is made for. Which images these are,
+    one for each row of a batch, is said by whoever makes the batch: ``solve`` (``billed_to``),
+    whoever evaluates some rows only (``only``), or each of them several times (``times``).
+
     Tangent products are counted by ``plugip.engine.linearize``, whatever they are made of.
+
+    Attributes:
+        nfe, vjps, jvps: Calls so far, each counted once, whatever the batch.
     """
 
-    nfe: int = 0
-    vjps: int = 0
-    jvps: int = 0
+    def __init__(self) -> None:
+        self.jvps = 0
+        self._nfe, self._vjps = 0, 0
+        self._bill, self._payers = Bill(), tuple[int, ...]()
+
+    @property
+    def nfe(self) -> int:
+        return self._nfe
+
+    @nfe.setter
+    def nfe(self, calls: int) -> None:
+        self._book(self._bill.nfe, calls - self._nfe)
+        self._nfe = calls
+
+    @property
+    def vjps(self) -> int:
+        return self._vjps
+
+    @vjps.setter
+    def vjps(self, calls: int) -> None:
+        self._book(self._bill.vjps, calls - self._vjps)
+        self._vjps = calls
 
     def count_vjp(self, grad: Tensor) -> None:
         """Counts one backward pass; a tensor hook, so it returns nothing."""
         self.vjps += 1
 
     @contextmanager
-    def times(self, rows: int) -> Iterator[None]:
-        """Counts what is called inside ``rows`` times: each image has so many rows there."""
-        nfe, vjps, jvps = self.nfe, self.vjps, self.jvps
+    def billed_to(self, bill: Bill, images: Sequence[int]) -> Iterator[None]:
+        """Puts what is called inside on the bill of ``images``, the rows of the batch in order."""
+        before = self._bill, self._payers
+        self._bill, self._payers = bill, tuple(images)
         try:
             yield
         finally:
-            self.nfe += (rows - 1) * (self.nfe - nfe)
-            self.vjps += (rows - 1) * (self.vjps - vjps)
+            self._bill, self._payers = before
+
+    @contextmanager
+    def only(self, rows: Sequence[int]) -> Iterator[None]:
+        """Bills what is called inside to some rows of the batch alone."""
+        payers = [self._payers[i] for i in rows] if self._payers else []
+        with self.billed_to(self._bill, payers):
+            yield
+
+    @contextmanager
+    def times(self, rows: int) -> Iterator[None]:
+        """Counts what is called inside ``rows`` times: each image has so many rows there."""
+        nfe, vjps, jvps = self._nfe, self._vjps, self.jvps
+        try:
+            with self.billed_to(self._bill, [i for i in self._payers for _ in range(rows)]):
+                yield
+        finally:
+            self._nfe += (rows - 1) * (self._nfe - nfe)
+            self._vjps += (rows - 1) * (self._vjps - vjps)
             self.jvps += (rows - 1) * (self.jvps - jvps)
+
+    def _book(self, tally: Tally[int], calls: int) -> None:
+        for image in self._payers:
+            tally[image] += calls
 
 
 class Prior(nn.Module, ABC):
@@ -81,8 +139,28 @@ class Prior(nn.Module, ABC):
         """
 
     def __call__(self, x_t: Tensor, t: Tensor, *args: Any) -> Tensor:
+        return self._booked(super().__call__(x_t, t, *args))
+
+    def with_variance(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns E[x_0 | x_t] and the network's own variance of a reverse step, for one call.
+
+        The variance is given by the place w of its logarithm between those of the two fixed
+        choices, the posterior's given x_0 (w = 0) and the forward step's (w = 1).
+
+        Args:
+            x_t: Noisy states, (B, *shape).
+            t: Time in (0, 1], () or (B,).
+
+        Returns:
+            The denoised states, and w, both (B, *shape); None for w if no variance was learned.
+
+        Source: Nichol and Dhariwal 2021 (improved DDPM), eq. 15.
+        """
+        return self(x_t, t), None
+
+    def _booked(self, x0: Tensor) -> Tensor:
+        """Counts one call, and the backward passes through what it made."""
         self.counter.nfe += self.nfe_per_call
-        x0 = super().__call__(x_t, t, *args)
         if x0.requires_grad:
             for _ in range(self.nfe_per_call):
                 x0.register_hook(self.counter.count_vjp)
@@ -100,6 +178,11 @@ class Prior(nn.Module, ABC):
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one decoded image, (C, H, W)."""
         return self.shape
+
+    @property
+    def least_level(self) -> float:
+        """Least noise level sigma / alpha that the network was trained on; 0 if none is known."""
+        return self.path.least_level
 
     def freeze(self) -> Prior:
         """Puts the network into eval mode and switches weight gradients off; returns self."""
@@ -157,6 +240,15 @@ class BridgedPrior(Prior):
     @property
     def image_shape(self) -> tuple[int, ...]:
         return self.base.image_shape
+
+    @property
+    def least_level(self) -> float:
+        return self.base.least_level
+
+
+def earliest(prior: Prior) -> float:
+    """Returns the least flow time at which a prior still tells noise from the image."""
+    return max(EARLIEST, prior.least_level / (1 + prior.least_level))
 
 
 def as_flow(base: Prior) -> Prior:

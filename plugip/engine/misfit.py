@@ -16,6 +16,7 @@ from torch import Tensor
 
 from plugip.engine.objective import Evaluation, Objective
 from plugip.engine.unknowns import Unknowns, seeds
+from plugip.method import take
 from plugip.noise import UnknownNoise
 from plugip.options import choose
 from plugip.problem import Problem
@@ -100,6 +101,10 @@ class Misfit(Objective):
         residual = known.residual(y_clean.detach())
         unit = self._unit(residual, y_clean)
         return Evaluation(loss.detach(), grad, x.detach(), residual, unit)
+
+    def evaluate_rows(self, v: Tensor, rows: list[int]) -> Evaluation:
+        with self.problem.prior.counter.only(rows):
+            return take(self, rows).evaluate(v[rows])
 
     def _unit(self, residual: Tensor, y_clean: Tensor) -> Tensor | None:
         # sum r^2 = 2 std^2 * (sum r^2 / (2 std^2)), and the residual stands in for std

@@ -13,7 +13,7 @@ from plugip.engine.plugin import PlugIn, PlugInState
 from plugip.engine.unknowns import Unknowns, with_theta
 from plugip.engine.weights import shaken
 from plugip.linalg import where
-from plugip.method import Info
+from plugip.method import Info, residual_of
 from plugip.operator import Unknown
 from plugip.problem import Problem
 from plugip.rng import Rng
@@ -129,7 +129,9 @@ class UntrainedPlugIn(PlugIn):
         solver, saved = self._watched(steps, solver, Saved(v, here.residual), state.saved)
         x_hat = (x if mean is None else mean).clamp(-1, 1)
         moved = FitState(state.unknowns, solver, v, x_hat, theta, state.rng, steps, mean, saved)
-        residual = here.residual if mean is None else None  # the loop measures the mean's own
+        if mean is not None:
+            return moved, Info(x_hat, here.loss, stuck)  # the loop measures the mean's residual
+        residual = residual_of(problem.known(theta), x_hat, here.x, here.residual)
         return moved, Info(x_hat, here.loss, stuck, residual)
 
     def finish(  # pyright: ignore[reportIncompatibleMethodOverride]

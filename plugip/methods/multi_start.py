@@ -184,8 +184,8 @@ class MultiStart(Generic[S]):
 
     def _shown(self, info: Info, leader: Tensor) -> Info:
         rows = torch.arange(len(leader), device=leader.device) * self.starts + leader
-        residual = None if info.residual is None else info.residual[rows]
-        return Info(info.x_hat[rows], info.loss[rows], info.done[rows], residual)
+        residual, ending = (None if v is None else v[rows] for v in (info.residual, info.ending))
+        return Info(info.x_hat[rows], info.loss[rows], info.done[rows], residual, ending)
 
     def _leading(self, state: MultiStartState) -> Any:
         return state.run.pick(state.leader) if isinstance(state.run, Wide) else state.run
