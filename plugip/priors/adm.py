@@ -16,7 +16,7 @@ from plugip.priors.adm_presets import PRESETS, Preset
 from plugip.priors.adm_weights import misfits, read_weights, to_unet
 from plugip.priors.declaration import PATHS
 from plugip.priors.diffusers_unet import DiffusersUNet
-from plugip.priors.probe import probe as run_probe
+from plugip.priors.probe import probe_as_asked
 from plugip.priors.runtime import Runtime
 from plugip.priors.tensors import WeightsError
 
@@ -49,7 +49,7 @@ def load_adm(
     architecture: Architecture | None = None,
     schedule: str | None = None,
     label: int | None = None,
-    probe: bool = True,
+    probe: bool | str = True,
     runtime: Runtime | None = None,
 ) -> DiffusersUNet:
     """Loads an ADM checkpoint as a prior; predictions are epsilon, images lie in [-1, 1].
@@ -66,7 +66,7 @@ def load_adm(
         schedule: Noise schedule of the training: ddpm (linear) or cosine; by default the
             preset's, or ddpm.
         label: Class of the images to restore, for a class-conditional network.
-        probe: Whether to check that the network denoises a known picture.
+        probe: Whether to check that the network denoises a known picture, or yours (its file).
         runtime: How the network is run; as it is by default.
 
     Returns:
@@ -80,8 +80,7 @@ def load_adm(
     Source: Dhariwal and Nichol 2021 (Diffusion Models Beat GANs).
     """
     prior = to_prior(open_adm(source, preset, architecture, schedule, label))
-    if probe:
-        run_probe(prior)
+    probe_as_asked(prior, probe)
     return prior.equip(runtime)
 
 

@@ -11,8 +11,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from plugip.path import SIGNED, UNIT, DiscretePath, Path, Prediction, ValueRange
 from plugip.priors.declaration import PATHS, declare, reads_variance
-from plugip.priors.probe import NetworkPrior
-from plugip.priors.probe import probe as run_probe
+from plugip.priors.probe import NetworkPrior, probe_as_asked
 from plugip.priors.runtime import Runtime
 from plugip.priors.weights import find_folder, load_unet, require_pipeline
 
@@ -67,7 +66,7 @@ class DiffusersUNet(NetworkPrior):
         value_range: ValueRange | Sequence[float] | None = None,
         space_to_depth: int | None = None,
         time_scale: float | None = None,
-        probe: bool = True,
+        probe: bool | str = True,
         runtime: Runtime | None = None,
     ) -> DiffusersUNet:
         """Loads a diffusers folder, from the disk or else from the Hugging Face hub.
@@ -86,7 +85,7 @@ class DiffusersUNet(NetworkPrior):
                 own unconditional pipelines assume.
             space_to_depth: Side of the pixel blocks in the network's channels; 1 by default.
             time_scale: Factor from t to the time input on a continuous path; 1000 by default.
-            probe: Whether to check that these settings denoise a known picture.
+            probe: Whether to check that these settings denoise a known picture, or yours (a file).
             runtime: How the network is run; as it is by default.
 
         Returns:
@@ -117,8 +116,7 @@ class DiffusersUNet(NetworkPrior):
             declared.time_scale,
         )
         prior.learns_variance &= reads_variance(folder)
-        if probe:
-            run_probe(prior)
+        probe_as_asked(prior, probe)
         return prior.equip(runtime)
 
     @property
@@ -165,6 +163,12 @@ class DiffusersUNet(NetworkPrior):
             for scale in (1000.0,) if discrete else (1000.0, 1.0):
                 text = f"path={name}" if discrete else f"path={name}, time_scale={scale:g}"
                 yield text, self._reread(make(), self.prediction, self.value_range, scale)
+
+    def rivals(self) -> Iterator[tuple[str, DiffusersUNet]]:
+        if not isinstance(self.path, DiscretePath):
+            for scale in (self.time_scale / 2, self.time_scale * 2):
+                settings = (self.path, self.prediction, self.value_range, scale)
+                yield f"time_scale={scale:g}", self._reread(*settings)
 
     def predicting(self, prediction: Prediction) -> DiffusersUNet:
         return self._reread(self.path, prediction, self.value_range, self.time_scale)

@@ -10,8 +10,7 @@ from plugip.options import choose
 from plugip.path import SIGNED, EDMPath, Path, Prediction, ValueRange, within
 from plugip.priors.declaration import as_range
 from plugip.priors.network import call_network, state_shape
-from plugip.priors.probe import RANGES, NetworkPrior
-from plugip.priors.probe import probe as run_probe
+from plugip.priors.probe import RANGES, NetworkPrior, probe_as_asked
 from plugip.priors.runtime import Runtime
 
 OUTPUTS = {
@@ -65,7 +64,7 @@ class EDMPrior(NetworkPrior):
         noise_scale: Factor on c_noise = log(sigma) / 4.
         value_range: Range of its clean images; None for latents without one.
         path: Path along which to serve it; ``EDMPath(sigma_max)`` by default.
-        probe: Whether to check that these settings denoise a known picture.
+        probe: Whether to check that these settings denoise a known picture, or yours (its file).
         runtime: How the network is run; as it is by default.
 
     Raises:
@@ -91,7 +90,7 @@ class EDMPrior(NetworkPrior):
         noise_scale: float = 1.0,
         value_range: ValueRange | Sequence[float] | None = SIGNED,
         path: Path | None = None,
-        probe: bool = True,
+        probe: bool | str = True,
         runtime: Runtime | None = None,
     ) -> None:
         super().__init__()
@@ -107,8 +106,7 @@ class EDMPrior(NetworkPrior):
         self.value_range = None if value_range is None else as_range(value_range)
         self.path = path or EDMPath(sigma_max)
         self.freeze()
-        if probe:
-            run_probe(self)
+        probe_as_asked(self, probe)
         self.equip(runtime)
 
     @property
@@ -145,6 +143,12 @@ class EDMPrior(NetworkPrior):
             for scale in (1.0, 1000.0):
                 text = f"output=raw, sigma_data={data:g}, noise_scale={scale:g}"
                 yield text, self._reread(data, "raw", scale, self.value_range)
+
+    def rivals(self) -> Iterator[tuple[str, EDMPrior]]:
+        if self.returns == "raw":
+            for scale in (self.noise_scale / 2, self.noise_scale * 2):
+                settings = (self.sigma_data, "raw", scale, self.value_range)
+                yield f"noise_scale={scale:g}", self._reread(*settings)
 
     def predicting(self, prediction: Prediction) -> EDMPrior:
         return self

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 FACES64 = Path(__file__).resolve().parents[1] / "assets" / "faces64"
 
 
-def faces64(probe: bool = True, runtime: Runtime | None = None) -> DiffusersUNet:
+def faces64(probe: bool | str = True, runtime: Runtime | None = None) -> DiffusersUNet:
     """Loads the embedded prior of 64 x 64 faces, 3.8 million parameters, a flow model.
 
     A demonstration prior; ``plugip/assets/faces64/README.md`` says what it was trained on, under
     which licence, and what it is not for.
 
     Args:
-        probe: Whether to check that it denoises, 0.2 seconds.
+        probe: Whether to check that it denoises, 0.5 seconds; or your picture's file.
         runtime: How the network is run; as it is by default.
 
     Returns:

@@ -12,7 +12,7 @@ from plugip.path import FlowPath, Path, Prediction
 from plugip.priors.autoencoder import Autoencoder, load_autoencoder
 from plugip.priors.flow_schedule import flow_schedule
 from plugip.priors.latent import TextPrior, latent_shape, require_widths
-from plugip.priors.probe import probe as run_probe
+from plugip.priors.probe import probe_as_asked
 from plugip.priors.runtime import Runtime
 from plugip.priors.text import Text, flux_texts
 from plugip.priors.text_source import TextSource
@@ -74,7 +74,7 @@ class Flux(TextPrior):
         text: str | None = None,
         autoencoder: str | None = None,
         dtype: str = "float32",
-        probe: bool = True,
+        probe: bool | str = True,
         runtime: Runtime | None = None,
     ) -> Self:
         """Loads a pipeline's folder, from the disk or else from the hub.
@@ -96,7 +96,8 @@ class Flux(TextPrior):
                 ``madebyollin/taef1``, which is much cheaper.
             dtype: What the weights of network and text encoders are loaded as, and compute in:
                 float32, bfloat16 or float16; the autoencoder and the states stay in float32.
-            probe: Whether to check that the network denoises the latents of a known picture.
+            probe: Whether to check that the network denoises the latents of a known picture; or
+                your picture's file.
             runtime: How the network is run; as it is by default.
 
         Returns:
@@ -118,8 +119,7 @@ class Flux(TextPrior):
         _, height, width = _shape(network.config, around, image_size)
         path, _ = flow_schedule(folder, height * width // BLOCK**2, shift)
         prior = cls(network, around, told, guidance_scale, path, image_size)
-        if probe:
-            run_probe(prior)
+        probe_as_asked(prior, probe)
         return prior.equip(runtime)
 
     def predict(self, x_t: Tensor, times: Tensor, texts: dict[str, Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from plugip.priors.autoencoder import Autoencoder, load_autoencoder
 from plugip.priors.declaration import declare, reads_variance
 from plugip.priors.diffusers_unet import learns_variance, unet_shape
 from plugip.priors.latent import LatentPrior, unet_time
-from plugip.priors.probe import probe as run_probe
+from plugip.priors.probe import probe_as_asked
 from plugip.priors.runtime import Runtime
 from plugip.priors.weights import find_folder, load_unet, require_pipeline
 
@@ -56,7 +56,7 @@ class LatentDiffusion(LatentPrior):
         autoencoder: str | None = None,
         quantise: bool = False,
         scaling_factor: float | None = None,
-        probe: bool = True,
+        probe: bool | str = True,
         runtime: Runtime | None = None,
     ) -> Self:
         """Loads a pipeline's folder, from the disk or else from the hub, in float32.
@@ -70,7 +70,8 @@ class LatentDiffusion(LatentPrior):
             quantise: Whether the decoder takes the nearest entries of its codebook, as
                 diffusers' pipeline does; gradients are then approximate.
             scaling_factor: The scale of the latents, where the autoencoder's config lacks it.
-            probe: Whether to check that the network denoises the latents of a known picture.
+            probe: Whether to check that the network denoises the latents of a known picture; or
+                your picture's file.
             runtime: How the network is run; as it is by default.
 
         Returns:
@@ -88,8 +89,7 @@ class LatentDiffusion(LatentPrior):
         network, path = load_unet(folder), declared.path
         prior = cls(network, around, path, declared.prediction, declared.time_scale)
         prior.learns_variance &= reads_variance(folder)
-        if probe:
-            run_probe(prior)
+        probe_as_asked(prior, probe)
         return prior.equip(runtime)
 
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from plugip.path import Path, Prediction
 from plugip.priors.autoencoder import Autoencoder, load_autoencoder
 from plugip.priors.declaration import declare
 from plugip.priors.latent import TextPrior, latent_shape, unet_time
-from plugip.priors.probe import probe as run_probe
+from plugip.priors.probe import probe_as_asked
 from plugip.priors.runtime import Runtime
 from plugip.priors.text import Text, clip_texts
 from plugip.priors.text_source import TextSource
@@ -83,7 +83,7 @@ class StableDiffusion(TextPrior):
         text: str | None = None,
         autoencoder: str | None = None,
         dtype: str = "float32",
-        probe: bool = True,
+        probe: bool | str = True,
         runtime: Runtime | None = None,
     ) -> Self:
         """Loads a pipeline's folder, from the disk or else from the hub.
@@ -104,7 +104,8 @@ class StableDiffusion(TextPrior):
                 ``madebyollin/taesd``, which is much cheaper.
             dtype: What the weights of network and text encoder are loaded as, and compute in:
                 float32, bfloat16 or float16; the autoencoder and the states stay in float32.
-            probe: Whether to check that the network denoises the latents of a known picture.
+            probe: Whether to check that the network denoises the latents of a known picture; or
+                your picture's file.
             runtime: How the network is run; as it is by default.
 
         Returns:
@@ -126,8 +127,7 @@ class StableDiffusion(TextPrior):
         network = load_model(folder, "unet", ["UNet2DConditionModel"], kind)
         noise = (declared.path, declared.prediction, told, untold, guidance_scale)
         prior = cls(network, around, *noise, image_size, declared.time_scale)
-        if probe:
-            run_probe(prior.unguided())
+        probe_as_asked(prior.unguided(), probe)
         return prior.equip(runtime)
 
     def predict(self, x_t: Tensor, times: Tensor, texts: dict[str, Tensor]) -> Tensor:

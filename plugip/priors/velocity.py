@@ -10,8 +10,7 @@ from plugip.options import choose
 from plugip.path import SIGNED, FlowPath, Prediction, ValueRange
 from plugip.priors.declaration import PREDICTIONS, as_range
 from plugip.priors.network import call_network, state_shape
-from plugip.priors.probe import RANGES, NetworkPrior
-from plugip.priors.probe import probe as run_probe
+from plugip.priors.probe import RANGES, NetworkPrior, probe_as_asked
 from plugip.priors.runtime import Runtime
 
 
@@ -52,7 +51,7 @@ class VelocityPrior(NetworkPrior):
         value_range: Range of its clean images; None for latents without one.
         prediction: What its output means: velocity, or sample or epsilon for networks that
             predict x_0 or the noise on the same path.
-        probe: Whether to check that these settings denoise a known picture.
+        probe: Whether to check that these settings denoise a known picture, or yours (its file).
         runtime: How the network is run; as it is by default.
 
     Raises:
@@ -75,7 +74,7 @@ class VelocityPrior(NetworkPrior):
         time_first: bool = False,
         value_range: ValueRange | Sequence[float] | None = SIGNED,
         prediction: Prediction | str = Prediction.VELOCITY,
-        probe: bool = True,
+        probe: bool | str = True,
         runtime: Runtime | None = None,
     ) -> None:
         super().__init__()
@@ -87,8 +86,7 @@ class VelocityPrior(NetworkPrior):
         self.value_range = None if value_range is None else as_range(value_range)
         self.prediction = choose(PREDICTIONS, str(prediction), "prediction")
         self.freeze()
-        if probe:
-            run_probe(self)
+        probe_as_asked(self, probe)
         self.equip(runtime)
 
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -113,6 +111,12 @@ class VelocityPrior(NetworkPrior):
                 if ends != (self.data_at, self.noise_at):
                     text = f"data_at={ends[0]:g}, noise_at={ends[1]:g}"
                     yield text, self._reread(*ends, self.value_range)
+
+    def rivals(self) -> Iterator[tuple[str, VelocityPrior]]:
+        for factor in (0.5, 2.0):
+            ends = (self.data_at * factor, self.noise_at * factor)
+            text = f"data_at={ends[0]:g}, noise_at={ends[1]:g}"
+            yield text, self._reread(*ends, self.value_range)
 
     def predicting(self, prediction: Prediction) -> VelocityPrior:
         return self._reread(self.data_at, self.noise_at, self.value_range, prediction)

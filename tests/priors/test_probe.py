@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from configs import prior_config
+from PIL import Image
 from torch import nn
 
+from plugip.building import build
+from plugip.data import ImageError, demo_image
 from plugip.path import (
     SIGNED,
     UNIT,
@@ -15,8 +19,15 @@ from plugip.path import (
     from_x0,
 )
 from plugip.prior import Prior, probe_signal
-from plugip.priors import DiffusersUNet, GaussianPrior, NetworkPrior, ProbeError
-from plugip.priors.probe import probe
+from plugip.priors import (
+    DiffusersUNet,
+    GaussianPrior,
+    NetworkPrior,
+    ProbeError,
+    VelocityPrior,
+    faces64,
+)
+from plugip.priors.probe import probe, probe_as_asked
 
 BYTES = ValueRange(0, 255)
 
@@ -70,6 +81,10 @@ def test_the_right_declaration_passes_and_is_not_counted(faces):
         ({"time_scale": 1.0}, "time_scale=1000"),
         ({"value_range": UNIT}, r"value_range=\[-1, 1\]"),
         ({"value_range": BYTES}, r"value_range=\[-1, 1\]"),
+        ({"value_range": ValueRange(-2, 2)}, r"value_range=\[-1, 1\]"),
+        ({"value_range": ValueRange(-1, 0)}, r"value_range=\[-1, 1\]"),
+        ({"value_range": ValueRange(-0.5, 0.5)}, r"value_range=\[-1, 1\]"),
+        ({"time_scale": 500.0}, "time_scale=1000"),
         (
             {"prediction": Prediction.EPS, "path": DiscretePath.linear()},
             "prediction=velocity, path=flow",
@@ -170,6 +185,72 @@ def test_untrained_networks_are_refused(unet, prediction):
 
 def test_a_picture_of_the_user_is_taken(faces):
     probe(faces, picture=probe_signal(faces.image_shape).flip(3))
+
+
+def test_twice_the_time_denoises_a_little_but_its_half_denoises_better(faces):
+    with pytest.raises(ProbeError, match="time_scale=1000 denoises a known picture much better"):
+        probe(declared(faces.net, time_scale=2000.0))
+
+
+class InsideOut(nn.Module):
+    """faces64 as a flow from noise at time 0 to data at time 1."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def forward(self, x, time):
+        t = (1 - time).clamp(0.001, 1).reshape(-1, 1, 1, 1)
+        return (self.base(x, t.flatten()) - x) / t
+
+
+def test_a_velocity_network_s_rivals(faces):
+    net, shape = InsideOut(faces), faces.shape
+    probe(VelocityPrior(net, shape, probe=False))
+    with pytest.raises(ProbeError, match=r"data_at=1, noise_at=0"):
+        VelocityPrior(net, shape, data_at=0.5)
+
+
+class Strokes(PowerLaw):
+    """The exact denoiser of pictures like none in nature: random patterns, a few at a time."""
+
+    def __init__(self, side=28, patterns=4):
+        super().__init__(side, 2)
+        self.shape = (1, side, side)
+        numbers = torch.randn(side**2, patterns, generator=torch.Generator().manual_seed(4))
+        self.basis = torch.linalg.qr(numbers.double()).Q
+        self.power = 0.45**2 * side**2 / patterns
+
+    def output(self, x_t, t):
+        alpha, sigma = self.path.coefficients(t, x_t.double())
+        inside = x_t.double().flatten(1) @ self.basis @ self.basis.T
+        gain = alpha * self.power / (alpha**2 * self.power + sigma**2)
+        return (gain * inside.view_as(x_t)).to(x_t.dtype)
+
+    def picture(self):
+        weights = torch.ones(1, self.basis.shape[1]).double() * self.power**0.5
+        return (weights @ self.basis.T).view(1, *self.shape).float()
+
+
+def test_a_good_network_of_other_data_passes_by_its_own_pictures(tmp_path):
+    prior = Strokes()
+    probe(prior)
+    probe(prior, prior.picture().clamp(-1, 1))
+    with pytest.raises(ProbeError):  # a picture that is given is the one that counts
+        probe(prior, probe_signal(prior.image_shape))
+
+
+def test_a_picture_s_file_stands_in_the_prior_s_config(tmp_path, faces):
+    pixels = ((Strokes().picture()[0, 0].clamp(-1, 1) + 1) * 127.5).byte().numpy()
+    Image.fromarray(pixels).save(tmp_path / "stroke.png")
+    probe_as_asked(Strokes(), str(tmp_path / "stroke.png"))
+    with pytest.raises(ProbeError, match="of the noise in a known picture"):
+        faces64(probe=str(tmp_path / "stroke.png"))
+    config = prior_config("faces64")
+    config.probe = str(demo_image())
+    assert build(config).shape == faces.shape
+    with pytest.raises(ImageError):
+        probe_as_asked(Strokes(), str(tmp_path / "none.png"))
 
 
 class Broken(Prior):
