@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from plugip.linalg import conjugate_gradient, damping_like
+from plugip.linalg import conjugate_gradient, damping_like, products_for
 from plugip.refusals import OWN, explain, require_part, rows_of
 from plugip.refusals import require_batch as require_batch
 from plugip.rng import Rng
@@ -162,10 +162,12 @@ class LinearOperator(Operator):
 
         Raises:
             ValueError: If lam is not positive.
-            RuntimeError: If conjugate gradients do not converge.
+            UnsolvedError: If conjugate gradients do not converge; it carries what they reached.
         """
         damping = damping_like(lam, b)
-        return conjugate_gradient(lambda v: self.normal(v) + damping * v, b)
+        return conjugate_gradient(
+            lambda v: self.normal(v) + damping * v, b, max_iterations=products_for(damping)
+        )
 
     def pinv(self, y: Tensor) -> Tensor:
         """Returns the pseudo-inverse A+ y, the least-squares image of least norm.

@@ -48,10 +48,8 @@ class Ragged(Operator):
 
     def __init__(self) -> None:
         super().__init__()
-        columns = torch.tensor([1.0, 3.0, 6.0]).double().reshape(3, 1, 1, 1)
-        self.register_buffer(
-            "mask", (torch.arange(8).double() < columns).expand(3, 1, 8, 8).double()
-        )
+        seen = torch.arange(8) < torch.tensor([1, 3, 6]).reshape(3, 1, 1, 1)
+        self.register_buffer("mask", seen.expand(3, 1, 8, 8).double())
 
     @property
     def observed(self) -> torch.Tensor:
