@@ -73,12 +73,12 @@ def _places(operator: Operator, like: Tensor, y_shape: Shape, x_shape: Shape) ->
     return centred(y_shape, x_shape)
 
 
+@torch.enable_grad()
 def _measured(operator: Operator, like: Tensor, y_shape: Shape, x_shape: Shape) -> Places | None:
     # Near mid-grey clipping and tone curves have slopes; in a flat image a spectrum has none.
     stream = open_stream(stream_key(0, "places", ""))
     x = (0.1 * torch.randn(x_shape[1:], generator=stream)).to(like).expand(x_shape).clone()
-    with torch.enable_grad():
-        y = operator(x.requires_grad_())
+    y = operator(x.requires_grad_())
     if not _has_slopes(y, x) or tuple(y.shape) != y_shape:
         return centred(y_shape, x_shape)
     lines = [_line(y, x, axis) for axis in (-2, -1)]

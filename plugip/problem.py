@@ -47,11 +47,11 @@ class Problem:
         require_noise(self.noise)
         require_prior(self.prior)
         _require_finite_float(self.y)
+        _forget_the_truth(self)
         _require_shape(self)
         _require_device(self)
         _require_precision(self)
         _require_scale(self)
-        _forget_the_truth(self)
 
     @property
     def batch(self) -> int:

@@ -132,15 +132,16 @@ class Rng:
             _derived(stream_key(seed, purpose, ""), "all images", ""),
         )
 
-    def _open(self, roots: list[bytes], shared: bytes) -> None:
-        # Further streams follow from a root, but not the stream that is open: its key is dropped.
-        self._roots, self._shared = roots, shared
-        self._streams = [open_stream(_derived(root, "draw", "")) for root in roots]
+    def _open(self, keys: list[bytes], shared: bytes) -> None:
+        # Further streams follow from a root, but not the one that is open: its key is dropped.
+        self._roots = [_derived(key, "root", "") for key in keys]
+        self._streams = [open_stream(_derived(key, "draw", "")) for key in keys]
+        self._shared = shared
 
     @classmethod
-    def _of(cls, roots: list[bytes], shared: bytes) -> Rng:
+    def _of(cls, keys: list[bytes], shared: bytes) -> Rng:
         made = cls.__new__(cls)
-        made._open(roots, shared)
+        made._open(keys, shared)
         return made
 
     def __len__(self) -> int:
@@ -188,12 +189,12 @@ class Rng:
 
     def child(self, purpose: str) -> Rng:
         """Returns fresh streams of the same images for another purpose."""
-        roots = [_derived(root, "child", purpose) for root in self._roots]
-        return Rng._of(roots, _derived(self._shared, "child", purpose))
+        keys = [_derived(root, "child", purpose) for root in self._roots]
+        return Rng._of(keys, _derived(self._shared, "child", purpose))
 
     def shared(self) -> Rng:
         """Returns one fresh stream that is the same for all images and in every batch of a run."""
-        return Rng._of([self._shared], self._shared)
+        return Rng._of([_derived(self._shared, "shared", "")], self._shared)
 
     def select(self, rows: Sequence[int]) -> Rng:
         """Returns the streams of some images, going on where they stand."""
@@ -208,13 +209,11 @@ class Rng:
         Attempt 0 of an image is its own stream, going on where it stands; the others are fresh.
         """
         rows = [(i, s) for i in range(len(self)) for s in range(starts)]
-        roots = [
-            _derived(self._roots[i], "start", str(s)) if s else self._roots[i] for i, s in rows
-        ]
-        branched = Rng._of(roots, self._shared)
+        keys = [_derived(self._roots[i], "start", str(s)) for i, s in rows]
+        branched = Rng._of(keys, self._shared)
         for row, (i, s) in enumerate(rows):
             if s == 0:
-                branched._streams[row] = self._streams[i]
+                branched._roots[row], branched._streams[row] = self._roots[i], self._streams[i]
         return branched
 
     @staticmethod

@@ -293,7 +293,7 @@ def test_an_alignment_that_raises_costs_what_is_aligned_only(run):
     assert (summary.folder / "images" / NAME / "reconstruction.png").is_file()
 
 
-@pytest.mark.parametrize("part", ["picture_of", "naive"])
+@pytest.mark.parametrize("part", ["show", "naive"])
 def test_a_picture_that_raises_is_missing_with_a_note(run, monkeypatch, part):
     def broken(*_):
         raise RuntimeError("no FFT here")
@@ -312,7 +312,7 @@ def test_pictures_that_cannot_be_encoded_are_missing_with_a_note(run, monkeypatc
     def broken(*_):
         raise MemoryError
 
-    monkeypatch.setattr("plugip.record.folder.png_bytes", broken)
+    monkeypatch.setattr("plugip.record.parts.png_bytes", broken)
     summary = run()
     last = answers(summary)[NAME, "last"]
     assert "no pictures: MemoryError" in last["message"] and summary.exit_code == 0
@@ -320,7 +320,7 @@ def test_pictures_that_cannot_be_encoded_are_missing_with_a_note(run, monkeypatc
 
 
 def test_a_diagnosis_that_raises_costs_its_numbers_only(run, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("no float64 here")
 
     monkeypatch.setattr("plugip.experiment.scribe.diagnose", broken)

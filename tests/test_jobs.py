@@ -9,6 +9,7 @@ import yaml
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from labs import COMMAND
 
+from plugip.building import resolved
 from plugip.cli.compose import compose_config
 from plugip.cli.loader import GuardedLoader
 from plugip.cli.said import said_by
@@ -210,7 +211,7 @@ def test_what_the_environment_says_is_not_written_down(run, monkeypatch):
             "plain": "text",
         }
     )
-    written = without_secrets(cfg, OmegaConf.to_container(cfg, resolve=True))
+    written = without_secrets(cfg, resolved(cfg))
     assert "hunter2" not in str(written) and written["f"] == {"g": "text"}
     words = [*COMMAND, "method.steps=1", "output.folder=out", "device='${oc.env:WHERE}'"]
     monkeypatch.setenv("WHERE", "cpu")

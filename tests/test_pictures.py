@@ -66,6 +66,11 @@ def test_the_baseline_reads_y_where_its_pixels_lie(operator: Operator, size: int
     assert baseline(operator, size) == pytest.approx(due, abs=0.01)
 
 
+def test_places_are_found_under_no_grad():
+    with torch.no_grad():
+        assert along(ops.Decimate(4)) == [[0, 0], [4, 4]]
+
+
 def test_the_guide_reads_y_where_its_pixels_lie():
     x, operator = photo(), ops.Decimate(4)
     prior = GaussianPrior(torch.zeros(3, 64, 64), 0.5)

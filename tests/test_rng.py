@@ -139,7 +139,7 @@ def held_by(rng):
             todo += thing
         elif isinstance(thing, dict):
             todo += [*thing, *thing.values()]
-        elif hasattr(thing, "__dict__"):
+        elif hasattr(thing, "__dict__") and not isinstance(thing, torch.Tensor):
             todo.append(vars(thing))
         else:
             seen.append(thing)

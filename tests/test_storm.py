@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.storm.compare import broken, changes, contents, finished, hidden
@@ -120,6 +121,20 @@ def test_missing_and_additional_files_are_seen(folder):
     assert found == {"images/a/truth.png": size, "images/a/more.png": 3}
 
 
+def test_checkpoints_are_compared_by_their_values(tmp_path):
+    def save(name: str, **state: object) -> dict[str, bytes]:
+        (tmp_path / name).mkdir()
+        torch.save(state, tmp_path / name / "step_00000001.pt")
+        return contents(tmp_path / name)
+
+    weights = torch.arange(4.0)
+    before = save("a", step=1, seconds=3.0, net={"w": weights, "v": weights})
+    same = {"w": weights, "v": weights.clone()}
+    assert changes(before, save("b", step=1, seconds=9.0, net=same)) == {}
+    assert changes(before, save("c", step=1, seconds=3.0, net={"w": weights, "v": weights + 1}))
+    assert changes(before, save("d", step=2, seconds=3.0, net={"w": weights, "v": weights}))
+
+
 @pytest.mark.parametrize(
     "name",
     ["images/a/rows.json", "images/a/truth.png", "images/a/measurement.npy", "summary.json"],
@@ -182,6 +197,7 @@ def test_changed_half_and_left_over_files_are_counted(episode):
         (Ended(2, "plugip: no space is left there"), 1),
         (Ended(1, "Traceback (most recent call last):\nOSError"), 1),
         (Ended(0, "Exception ignored in: f\nTraceback (most recent call last):\nKey"), 0),
+        (Ended(1, "plugip: EOF (EOFError; debug=true shows where)"), 1),
         (Ended(-9, ""), 1),
     ],
 )

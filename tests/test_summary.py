@@ -302,7 +302,7 @@ def test_a_solver_seed_changes_the_start_and_not_the_measurement(tmp_path):
     ("key", "value"), [("solver_seed", 1.5), ("solver_seed", True), ("batch_size", 3.5)]
 )
 def test_seeds_and_sizes_that_are_no_whole_numbers_are_refused(tmp_path, key, value):
-    with pytest.raises(ValueError, match=key):
+    with pytest.raises(TypeError, match=key):
         experiment(tmp_path, **{key: value})
 
 

@@ -17,7 +17,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +161,20 @@ def _card(data: bytes) -> bytes:
 
 def _checkpoint(data: bytes) -> bytes:
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    buffer = io.BytesIO()
-    torch.save(_without(state, ("seconds",)), buffer)
-    return buffer.getvalue()
+    return b"".join(_leaves(_without(state, ("seconds",)), "state"))
+
+
+def _leaves(value: Any, name: str) -> Iterator[bytes]:
+    """Yields what a checkpoint holds; equal ones may be different files, as pickle stores them."""
+    if isinstance(value, torch.Tensor):
+        yield f"{name} {value.dtype} {tuple(value.shape)}".encode()
+        yield value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    elif isinstance(value, (dict, list, tuple)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, child in pairs:
+            yield from _leaves(child, f"{name}.{key}")
+    else:
+        yield f"{name} {value!r}".encode()
 
 
 def _without(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -58,12 +58,14 @@ class Episode:
         job: The job.
         folder: Its working folder, empty.
         rng: Draws whatever is random.
+        most: How often it is cut short, at most.
     """
 
     shop: Shop
     job: Job
     folder: Path
     rng: random.Random
+    most: int = 5
     tally: Tally = field(default_factory=Tally)
     faults: list[str] = field(default_factory=list)
     images: dict[str, str] = field(default_factory=dict)
@@ -131,9 +133,11 @@ class Episode:
 
     def judge(self, ended: Ended, codes: tuple[int, ...]) -> None:
         """Notes an end that leaves the user without a clear answer."""
-        if ended.traceback or ended.code not in codes:
+        if ended.surprised or ended.code not in codes:
             self.tally.unclear += 1
-            self.faults.append(f"exit code {ended.code}, not one of {codes}:\n{ended.words}")
+            self.faults.append(
+                f"exit code {ended.code} of {codes}, with the words:\n{ended.words}"
+            )
 
     def look(self) -> None:
         """Notes what is half written or lost since the last look."""

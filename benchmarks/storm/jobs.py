@@ -121,11 +121,11 @@ class Shop:
         folder.mkdir()
         before, words = Path.cwd(), sys.argv
         os.chdir(folder)
-        sys.argv = ["plugip", *PLUGIN.words]
+        sys.argv = ["plugip", *SINGLE.words]
         said = io.StringIO()
         try:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                _main(PLUGIN)()
+                _main(SINGLE)()
         except SystemExit as end:
             raise RuntimeError(f"the undisturbed run fails:\n{said.getvalue()}") from end
         finally:

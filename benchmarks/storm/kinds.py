@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,17 +26,19 @@ class Kind:
     Args:
         what: Says it.
         run: Runs an episode.
-        jobs: What is disturbed; one of them is drawn.
+        jobs: What is disturbed; one of them is drawn, in a short storm the first is taken.
         full, short: Episodes of the whole and of the short storm.
         mounts: Whether it needs the right to mount a file system.
+        beside: Another job whose undisturbed run is looked at.
     """
 
     what: str
     run: Callable[[Episode], None]
-    jobs: Sequence[Job]
+    jobs: tuple[Job, ...]
     full: int
     short: int = 0
     mounts: bool = False
+    beside: tuple[Job, ...] = ()
 
 
 # ways to cut a start short
@@ -98,10 +100,10 @@ def kill_all(episode: Episode) -> bool:
 
 
 def cuts(*ways: Way) -> Callable[[Episode], None]:
-    """Returns an episode of two to five cuts, each in one of these ways, and a quiet end."""
+    """Returns an episode of several cuts, each in one of these ways, and a quiet end."""
 
     def run(episode: Episode) -> None:
-        for _ in range(episode.rng.randint(2, 5)):
+        for _ in range(episode.rng.randint(2, episode.most)):
             if not episode.rng.choice(ways)(episode):
                 break
         episode.finish()
@@ -139,7 +141,7 @@ def two_writers(other: Job) -> Callable[[Episode], None]:
     def run(episode: Episode) -> None:
         first = episode.start()[0]
         first_job, seconds = episode.job, episode.shop.reference(episode.job).ended.seconds
-        episode.pause(0.7 * seconds)
+        episode.pause(seconds * episode.rng.choice((0.0, 0.1, 0.7)))
         second = other.start(episode.folder, Trap())[0]
         ends = [(first_job, first.wait()), (other, second.wait())]
         for _, ended in ends:
@@ -215,16 +217,18 @@ def _at_moment(
 
 RUNS, RUN, TRAINING = (jobs.SINGLE, jobs.PLUGIN), (jobs.SINGLE,), (jobs.TRAINING,)
 KINDS = {
-    "kill": Kind("SIGKILL at a random moment", cuts(kill), RUNS, 24, 1),
+    "kill": Kind("SIGKILL at a random moment", cuts(kill), RUNS, 24),
     "write": Kind("SIGKILL just before a write", cuts(kill_at_write), RUNS, 40, 1),
     "torn": Kind("killed in the middle of a write", cuts(tear), RUNS, 20, 1),
     "term": Kind("SIGTERM", cuts(terminate), RUNS, 16, 1),
     "ctrl-c": Kind("Ctrl-C", cuts(interrupt, interrupt_at_write), RUNS, 16, 1),
-    "disk": Kind("full disk", full_disk, RUNS, 20, 1, mounts=True),
+    "disk": Kind("full disk", full_disk, RUNS, 20, mounts=True),
     "quota": Kind("no file may grow any more", cuts(limit), RUN, 12, 1),
     "read-only": Kind("read-only folder", read_only, RUN, 8, 1, mounts=True),
-    "two": Kind("two writers, same settings", two_writers(jobs.SINGLE), RUN, 12, 1),
-    "two-other": Kind("two writers, other settings", two_writers(jobs.OTHER), RUN, 12, 1),
+    "two": Kind("two writers, same settings", two_writers(jobs.SINGLE), RUN, 12),
+    "two-other": Kind(
+        "two writers, other settings", two_writers(jobs.OTHER), RUN, 12, 1, beside=(jobs.OTHER,)
+    ),
     "damage": Kind("a damaged file", damaged(spoil), RUNS, 40, 2),
     "flip": Kind("a flipped bit", damaged(flip), RUNS, 20),
     "grid": Kind("a grid of four jobs", cuts(kill, kill_at_write, terminate), (jobs.GRID,), 12),

@@ -38,14 +38,14 @@ class Ended:
     seconds: float = 0.0
 
     @property
-    def traceback(self) -> bool:
-        """Whether it ended in words that are no sentence.
+    def surprised(self) -> bool:
+        """Whether its words are a traceback, or of an error that plugip itself did not foresee.
 
         What Python says of a Ctrl-C that falls into a callback of its own, and is ignored there,
         is no end.
         """
-        ignored = re.sub(r"Exception ignored in.*\nTraceback", "", self.words)
-        return "Traceback (most recent call last)" in ignored
+        words = re.sub(r"Exception ignored in.*\nTraceback", "", self.words)
+        return "Traceback (most recent call last)" in words or "debug=true shows where" in words
 
 
 class Process:

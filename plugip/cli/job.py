@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from plugip.terminal import say
 from plugip.texts import for_terminal
 
 if TYPE_CHECKING:
-    from plugip.experiment import Experiment
+    from plugip.experiment import Experiment, Summary
 
 
 def job(cfg: DictConfig) -> tuple[int, float]:
@@ -68,7 +68,7 @@ def _run(cfg: DictConfig) -> tuple[int, float]:
     summary = experiment.run()
     if leads:
         say(closing(summary))
-    return summary.exit_code, summary.objective(config["optimized_metric"])
+    return summary.exit_code, _objective(summary, config["optimized_metric"])
 
 
 def resolved_config(cfg: DictConfig) -> dict[str, Any]:
@@ -81,6 +81,14 @@ def resolved_config(cfg: DictConfig) -> dict[str, Any]:
     require_values(config)
     require_nodes(config)
     return config
+
+
+def _objective(summary: Summary, metric: str | None) -> float:
+    """Returns a job's number for sweepers; NaN where nobody asks and there is no usual one."""
+    scores = {name for row in summary.rows for name in row.metrics}
+    if metric is None and scores and "psnr" not in scores:
+        return math.nan
+    return summary.objective(metric)
 
 
 @contextmanager
@@ -116,29 +124,33 @@ def _experiment(config: dict[str, Any], written: dict[str, Any]) -> Experiment:
     record = Record(
         _folder(config), written, config["output"]["bits"], _choices(), command=_command()
     )
-    method = part("method")
-    if config["restarts"]:
-        method = part("restarts")(method)
-    if config["stopping"]:
-        method = Stopped(method, part("stopping"), halt=config["halt"])
-    return Experiment(
-        data=data,
-        operator=part("operator"),
-        noise=part("noise"),
-        prior=part("prior"),
-        method=method,
-        metrics=list(part("metrics").values()),
-        record=record,
-        real=real,
-        align=part("align"),
-        rng_seed=config["rng_seed"],
-        batch_size=config["batch_size"],
-        device=config["device"],
-        oracle=config["output"]["oracle"],
-        title=", ".join([*_names(), str(_choices().get("prior", "prior"))]),
-        solver_seed=config.get("solver_seed"),
-        debug=config["debug"],
-    )
+    with ExitStack() as undo:
+        undo.callback(record.close)
+        method = part("method")
+        if config["restarts"]:
+            method = part("restarts")(method)
+        if config["stopping"]:
+            method = Stopped(method, part("stopping"), halt=config["halt"])
+        experiment = Experiment(
+            data=data,
+            operator=part("operator"),
+            noise=part("noise"),
+            prior=part("prior"),
+            method=method,
+            metrics=list(part("metrics").values()),
+            record=record,
+            real=real,
+            align=part("align"),
+            rng_seed=config["rng_seed"],
+            batch_size=config["batch_size"],
+            device=config["device"],
+            oracle=config["output"]["oracle"],
+            title=", ".join([*_names(), str(_choices().get("prior", "prior"))]),
+            solver_seed=config["solver_seed"],
+            debug=config["debug"],
+        )
+        undo.pop_all()  # the folder is the run's from here on
+    return experiment
 
 
 def _choices() -> dict[str, str]:

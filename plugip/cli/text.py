@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 MANY = 8  # images; the lines of more are in scores.jsonl
 FAILED = 50  # images; the reasons of more are in summary.md
-
-
 _told: set[str] = set()  # metrics whose absence this process has told
 
 
@@ -29,9 +27,9 @@ def opening(experiment: Experiment) -> str:
     operator, prior = type(experiment.operator).__name__, type(experiment.prior).__name__
     parts = f"{images}, {operator}, {experiment.noise}, {name}, {prior}"
     lines = [f"plugip: {experiment.title}: {parts} -> {experiment.record.folder}"]
-    left_out = list(getattr(experiment.data, "skipped", ()))
+    left_out = [f"{name} ({reason})" for name, reason in experiment.data.skipped.items()]
     if left_out:
-        lines.append(f"left out, since they are no pictures: {_named(left_out)}")
+        lines.append(f"left out: {_named(left_out)}")
     return "\n".join(map(for_terminal, lines))
 
 

@@ -78,6 +78,7 @@ class StrongWolfe:
             trial = _tried(objective, trial_z, rows, best)
             trial_slope = dot(trial.grad, direction)
             enough = trial.loss <= here.loss + self.decrease * length * slope
+            enough = enough & torch.isfinite(trial_slope)  # else there is no way on from there
             better = active & enough & (trial.loss <= best.loss)
             best_z, best = where(better, trial_z, best_z), choose_rows(better, trial, best)
             satisfied = enough & (trial_slope.abs() <= -self.curvature * slope)

@@ -111,7 +111,17 @@ class Misfit(Objective):
         if self.loss == "likelihood" and not _unscaled(self.problem):
             return None
         unit = 2 * residual.square()
-        return unit if self.loss == "sum" else unit / y_clean[0].numel()
+        if self.loss == "sum":
+            return unit
+        # A mean is over all entries of y, but that of unknown noise over those observed.
+        mean = self.loss == "mean"
+        return unit / (y_clean[0].numel() if mean else self.problem.observed_count())
+
+    @property
+    def averages(self) -> bool:
+        """Whether the data term is a mean over entries of y rather than a sum."""
+        unscaled = self.loss == "likelihood" and _unscaled(self.problem)
+        return self.loss == "mean" or unscaled
 
 
 def seed_misfit(

@@ -156,27 +156,27 @@ def _lock(handle: int, path: Path) -> bool:
         _lock_now(handle)
     except (BlockingIOError, PermissionError):
         return False
-    except OSError as error:
-        if error.errno not in _UNKNOWN:
+    except (OSError, ImportError) as error:
+        if isinstance(error, OSError) and error.errno not in _UNKNOWN:
             raise cannot_write(path, error) from error
         _log.warning(
-            "%s is on a disk without locks: see that no second run writes there", path.parent
+            "%s is on a disk or a system without locks: see that no second run writes there",
+            path.parent,
         )
     return True
 
 
-if sys.platform == "win32":
-    import msvcrt
+def _lock_now(handle: int) -> None:
+    """Locks a file at once or raises; imports what this system has for it."""
+    if sys.platform == "win32":
+        import msvcrt
 
-    def _lock_now(handle: int) -> None:
         os.lseek(handle, 1 << 20, os.SEEK_SET)  # far behind the owner's name, which stays readable
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         os.lseek(handle, 0, os.SEEK_SET)
+    else:
+        import fcntl
 
-else:
-    import fcntl
-
-    def _lock_now(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -49,6 +49,8 @@ def open_source(path: str) -> Source:
         raise TrainingError(
             f"data.path {place} does not exist; give a folder or a zip file of images"
         )
+    if not place.is_dir() and not place.is_file():
+        raise TrainingError(f"data.path {place} is a pipe or a device, no folder or zip file")
     source = FolderSource(place) if place.is_dir() else _open_zip(place)
     if not source.names():
         raise TrainingError(
