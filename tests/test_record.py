@@ -354,3 +354,15 @@ def test_unknowns_of_blind_operators_have_columns_of_their_own(tmp_path):
         png = comparison([Strip("a", pictures, {}, "", tmp_path / "none.csv")], "title")
         widths.append(Image.open(io.BytesIO(png)).width)
     assert widths[1] / widths[0] == pytest.approx(3, rel=0.01)
+
+
+def test_everything_that_a_try_leaves_goes_before_the_next(record):
+    """Whatever names the pictures and arrays of an image have in this program."""
+    x = picture()
+    names = ("truth", "measurement", "input", "reconstruction", "stopped", "aligned", "theta_k")
+    arrays = dict.fromkeys(("measurement", "theta", "theta_true_k", "start_losses"), x)
+    row = Row("a", "last", "failed", "no \udcff")
+    record.write_parts(Parts("a", "", [row], dict.fromkeys(names, x), arrays, error="no \udcff"))
+    assert len(list((record.folder / "images/a").iterdir())) == len(names) + len(arrays) + 2
+    record.write_parts(Parts("a", "", [row]))
+    assert [file.name for file in (record.folder / "images/a").iterdir()] == ["rows.json"]

@@ -274,12 +274,13 @@ def test_what_belongs_to_others_stays_in_an_image_folder(folder, caplog):
     inside = folder / "images/a.png"
     (inside / ".ipynb_checkpoints").mkdir()
     (inside / ".ipynb_checkpoints" / "truth-checkpoint.png").write_bytes(b"mine")
-    for name in ("notes.txt", ".hidden.png", "sub.folder"):
+    for name in ("notes.txt", "crop.png", ".hidden.png", "sub.folder"):
         (inside / name).mkdir() if name == "sub.folder" else (inside / name).write_bytes(b"mine")
     (inside / "rows.json").unlink()
     resumed(folder, caplog)
     assert (inside / ".ipynb_checkpoints" / "truth-checkpoint.png").read_bytes() == b"mine"
-    assert (inside / "notes.txt").read_bytes() == (inside / ".hidden.png").read_bytes() == b"mine"
+    for name in ("notes.txt", "crop.png", ".hidden.png"):
+        assert (inside / name).read_bytes() == b"mine"
 
 
 def test_an_earlier_try_leaves_no_picture_of_its_own(folder, caplog):

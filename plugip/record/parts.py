@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,6 +25,11 @@ from plugip.record.provenance import file_digest
 from plugip.record.rows import Parts, Row
 
 FORMAT = 2  # of rows.json; it grows when a reader of the one before would misread it
+# Files of an image beside rows.json; what has another name belongs to somebody else.
+_OURS = re.compile(
+    r"(truth|measurement|input|reconstruction|stopped|aligned|start_losses|theta.*)\.(png|npy)"
+    r"|error\.txt"
+)
 _FIELDS = {field.name for field in fields(Row)}
 
 
@@ -157,7 +163,7 @@ class Shelf:
         if parts.trace is not None:
             yield self.trace, csv_bytes(parts.trace)
         if parts.error:
-            yield self.folder / "error.txt", parts.error.encode()
+            yield self.folder / "error.txt", parts.error.encode("utf-8", "backslashreplace")
 
     def _clear(self) -> None:
         """Removes an earlier try, the finished marker first."""
@@ -168,8 +174,7 @@ class Shelf:
                 raise cannot_write(old, error) from error
 
     def _written(self) -> Iterator[Path]:
-        for suffix in ("png", "npy", "txt"):
-            yield from (p for p in self.folder.glob(f"*.{suffix}") if not p.name.startswith("."))
+        yield from (path for path in self.folder.glob("*.*") if _OURS.fullmatch(path.name))
 
     def _refuse_newer(self, saved: dict[str, Any]) -> None:
         number, rows = saved.get("format", 1), saved.get("rows")
