@@ -27,7 +27,7 @@ def fill(folder: Path) -> Path:
     image = folder / "images" / "a"
     image.mkdir(parents=True)
     (folder / "trace").mkdir()
-    (image / "rows.json").write_text(json.dumps({"id": "a", "rows": [ROW]}))
+    (image / "rows.json").write_text(json.dumps({"id": "a", "rows": [ROW], "sha256": "f1"}))
     Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(image / "truth.png")
     np.save(image / "measurement.npy", np.arange(5.0))
     (folder / "trace" / "a.csv").write_text("step,loss\n1,0.5\n2,0.25\n")
@@ -74,6 +74,7 @@ def rewrite(file: Path, old: str, new: str) -> None:
     [
         ("images/a/rows.json", '"seconds": 1.5', '"seconds": 99'),
         ("images/a/rows.json", '"peak_memory": 7', '"peak_memory": null'),
+        ("images/a/rows.json", '"sha256": "f1"', '"sha256": "e2"'),
         ("scores.jsonl", '"seconds": 1.5', '"seconds": 99'),
         ("summary.json", '"seconds": {"mean": 1.5}', '"seconds": {"mean": 99}'),
         ("summary.md", "| 1.5 |", "| 99 ± 3 |"),
