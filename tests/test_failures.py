@@ -293,7 +293,7 @@ def test_an_alignment_that_raises_costs_what_is_aligned_only(run):
     assert (summary.folder / "images" / NAME / "reconstruction.png").is_file()
 
 
-@pytest.mark.parametrize("part", ["picture_of", "naive"])
+@pytest.mark.parametrize("part", ["show", "naive"])
 def test_a_picture_that_raises_is_missing_with_a_note(run, monkeypatch, part):
     def broken(*_):
         raise RuntimeError("no FFT here")
