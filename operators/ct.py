@@ -166,16 +166,16 @@ def _places(
 ) -> Tensor:
     """Where each pixel of the rotated images is found in the image, (angles, D, D, 2)."""
     with torch.inference_mode(False):
-        turn = torch.arange(d, dtype=torch.float64, device=device) - (d - 1) / 2
+        turn = torch.arange(d, dtype=torch.float64) - (d - 1) / 2
         down, across = turn[:, None], turn[None, :]
         cosine, sine = (
-            torch.tensor([f(a) for a in angles], dtype=torch.float64, device=device)[:, None, None]
+            torch.tensor([f(a) for a in angles], dtype=torch.float64)[:, None, None]
             for f in (cos, sin)
         )
         columns = cosine * across + sine * down + (d - 1) / 2 - (d // 2 - w // 2)
         rows = cosine * down - sine * across + (d - 1) / 2 - (d // 2 - h // 2)
         grid = torch.stack([(2 * columns + 1) / w - 1, (2 * rows + 1) / h - 1], dim=-1)
-        return grid.to(dtype)
+        return grid.to(device, dtype)
 
 
 def _ramp_filtered(y: Tensor) -> Tensor:

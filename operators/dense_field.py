@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from plugip.linalg import widened
 from plugip.operator import Shape, SpectralOperator
 from plugip.operators._complex import (
     FieldOperator,
@@ -237,7 +238,7 @@ class LinearInverseScattering(DenseField, SpectralOperator):
         return factors
 
     def _decomposed(self) -> DenseSpectrum:
-        matrix = torch.view_as_complex(self.matrix_parts.double())
+        matrix = torch.view_as_complex(widened(self.matrix_parts))
         return DenseSpectrum.of(matrix, self.domain, self._sides())
 
     def solve_normal(self, b: Tensor, lam: float | Tensor) -> Tensor:

@@ -8,6 +8,21 @@ import torch
 from torch import Tensor
 
 
+def wide(like: Tensor) -> torch.dtype:
+    """Returns the type in which long sums are formed: float64 where the device has it."""
+    return torch.float64 if has_float64(like.device) else torch.float32
+
+
+def widened(x: Tensor) -> Tensor:
+    """Returns a master copy in float64, on the CPU where the device of x has none."""
+    return x.double() if has_float64(x.device) else x.cpu().double()
+
+
+def has_float64(device: torch.device) -> bool:
+    """Tells whether a device computes in float64; Apple's GPUs do not."""
+    return device.type != "mps"
+
+
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Returns the inner product of each image with its partner, Re <a_i, b_i>.
 
@@ -53,9 +68,9 @@ def project_l1(a: Tensor, radius: float | Tensor) -> Tensor:
 
     Source: Duchi et al. 2008 (efficient projections onto the l1-ball).
     """
-    # float64: sums of a long vector's entries are compared with a radius.
-    sizes = a.flatten(1).abs().double()
-    limit = torch.as_tensor(radius, dtype=torch.float64, device=a.device).expand(len(a))[:, None]
+    # Sums of a long vector's entries are compared with a radius.
+    sizes = a.flatten(1).abs().to(wide(a))
+    limit = torch.as_tensor(radius, dtype=sizes.dtype, device=a.device).expand(len(a))[:, None]
     if bool((limit < 0).any()):
         raise ValueError(f"radius must not be negative, got {radius}")
     ordered = sizes.sort(dim=1, descending=True).values

@@ -119,8 +119,9 @@ def _noted(note: str, shown: tuple[Tensor, str]) -> tuple[Tensor, str]:
 
 def _scaled(y: Tensor, name: str = "") -> tuple[Tensor, str]:
     """Shows real numbers of any kind: folded or tiled, on the scale that suits them."""
-    flat, layout = _as_pictures(y.double())
-    sizes = y.abs()[y != 0].double().sort().values
+    y = y.cpu().double()
+    flat, layout = _as_pictures(y)
+    sizes = y.abs()[y != 0].sort().values
     if len(sizes) and float(sizes[-1]) > HEAVY * float(sizes[len(sizes) // 2]):
         # log(1 + |y|) has contrast above |y| = 1: small values are brought there.
         picture, scale = _stretched((flat / sizes[len(sizes) // 4]).abs().log1p()), "log scale"

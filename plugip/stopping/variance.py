@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from plugip.linalg import wide
 from plugip.method import Info
 from plugip.problem import Problem
 from plugip.stopping.rule import Verdict
@@ -63,7 +64,7 @@ class ESWMV:
     def init(self, problem: Problem) -> WMVState:
         """Returns an empty window."""
         best = torch.full(
-            (problem.batch,), torch.inf, dtype=torch.float64, device=problem.y.device
+            (problem.batch,), torch.inf, dtype=wide(problem.y), device=problem.y.device
         )
         return WMVState((), None, None, best, torch.zeros_like(best), 0)
 
@@ -81,7 +82,7 @@ class ESWMV:
 
     def _slide(self, state: WMVState, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         # float64, because the variance is a small difference of large sums.
-        image = _numbers(image.double())
+        image = _numbers(image.to(wide(image)))
         if state.total is None or state.energy is None:
             ring = (torch.zeros_like(image),) * self.window
             total, energy = torch.zeros_like(image), image.new_zeros(image.shape[0])
@@ -151,12 +152,12 @@ class ESEMV:
 
     def init(self, problem: Problem) -> EMVState:
         """Returns the state without a mean."""
-        zero = torch.zeros(problem.batch, dtype=torch.float64, device=problem.y.device)
+        zero = torch.zeros(problem.batch, dtype=wide(problem.y), device=problem.y.device)
         return EMVState(None, zero, torch.full_like(zero, torch.inf), zero, 0)
 
     def update(self, problem: Problem, state: EMVState, info: Info) -> tuple[EMVState, Verdict]:
         """Moves mean and variance by one image and compares the variance with the least so far."""
-        image = _numbers(info.x_hat.flatten(1).double())
+        image = _numbers(info.x_hat.flatten(1).to(wide(info.x_hat)))
         before = image if state.mean is None else state.mean
         moved = image - before
         step = moved.square().mean(dim=1)
