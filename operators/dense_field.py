@@ -66,7 +66,7 @@ class GaussianProjections:
     def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
         """Draws the matrix, (m, n); it depends on the run's seed, not on the images."""
         m, n = self.rows(x_shape), x_shape[-2] * x_shape[-1]
-        shared = Rng(rng.rng_seed, rng.purpose, ["all images"])
+        shared = rng.shared()
         if not self.complex_valued:
             return shared.normal((m, n))[0] / m**0.5
         return torch.view_as_complex(shared.normal((m, n, 2))[0]) / (2 * m) ** 0.5

@@ -111,13 +111,16 @@ def diagnose(
         y_clean = problem.operator(x_hat)
         squared = problem.squared_residual(y_clean).tolist()
         fits = [_Fit.of(r, *e) for r, e in zip(squared, _expected(problem, y_clean), strict=True)]
-        saturated = (x_hat.abs() >= 1).flatten(1).double().mean(dim=1).tolist()
+        # Counted in integers: exact, and there are devices without float64.
+        saturated = (x_hat.abs() >= 1).flatten(1).sum(dim=1).tolist()
     norms = [None] * problem.batch if z is None else norm(z).tolist()
     seeds = [None if z is None or n is None else n / math.sqrt(z[0].numel()) for n in norms]
     stated, ended = _stated(certificate, problem.batch), endings or [Ending.OPEN] * problem.batch
     return [
-        Diagnostics(f.ratio, f.chi_square, f.limit, seed, share, f.explains, *numbers, end)
-        for f, seed, share, numbers, end in zip(fits, seeds, saturated, stated, ended, strict=True)
+        Diagnostics(
+            f.ratio, f.chi_square, f.limit, seed, n / x_hat[0].numel(), f.explains, *numbers, end
+        )
+        for f, seed, n, numbers, end in zip(fits, seeds, saturated, stated, ended, strict=True)
     ]
 
 

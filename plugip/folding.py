@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from plugip.composition import require_operator
 from plugip.linalg import UnsolvedError
 from plugip.operator import BlindOperator, LinearOperator, Operator, Shape, SpectralOperator
 from plugip.spectral import Spectrum
@@ -83,6 +84,7 @@ def on_frames(operator: Operator) -> Folded:
 
 
 def _folded(operator: Operator, layout: Layout) -> Folded:
+    require_operator(operator, f"what {layout.name} takes")
     if isinstance(operator, BlindOperator):
         return BlindFolded(operator, layout)
     if isinstance(operator, SpectralOperator):

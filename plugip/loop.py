@@ -21,11 +21,13 @@ from plugip.method import (
     Trace,
     join,
     require_denoiser,
+    require_method,
     require_theta,
     take,
 )
 from plugip.prior import Bill
 from plugip.problem import Problem, open_streams
+from plugip.refusals import named, require_part
 from plugip.rng import Rng
 
 Part = tuple[int, Solution]
@@ -73,12 +75,15 @@ def solve(
         Answers, costs, traces and diagnostics, in the order of the batch.
 
     Raises:
-        TypeError: If the method needs something that the problem lacks; before the first network
-            call.
+        TypeError: If an argument is of another kind, or the method needs something that the
+            problem lacks; before the first network call.
         Interrupted: On Ctrl-C, with what was reached.
     """
-    if rows is not None and rows < 1:
-        raise ValueError(f"rows must be at least 1, got {rows}")
+    require_part(problem, Problem, "problem", "make one with Problem(y, operator, noise, prior)")
+    require_method(method)
+    _require_rows(rows)
+    if observer is not None and not callable(observer):
+        raise TypeError(f"observer must be a function (step, rows, info), got {named(observer)}")
     require_theta(problem, method)
     require_denoiser(problem, method)
     streams = open_streams(rng, "solve", problem.batch, ids)
@@ -91,6 +96,15 @@ def solve(
     return join([solution for _, solution in sorted(done, key=lambda part: part[0])])
 
 
+def _require_rows(rows: object) -> None:
+    if rows is None:
+        return
+    if isinstance(rows, bool) or not isinstance(rows, int):
+        raise TypeError(f"rows must be a whole number or None, got {named(rows)}")
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}")
+
+
 def _solve_chunk(run: _Run, rng: Rng, before: list[Part]) -> list[Part]:
     finished: list[Part] = []
     try:
@@ -98,8 +112,18 @@ def _solve_chunk(run: _Run, rng: Rng, before: list[Part]) -> list[Part]:
         while run.rows:
             finished += run.advance()
     except KeyboardInterrupt:
-        raise Interrupted(before + finished, run.close(list(range(len(run.rows))))) from None
+        raise _interrupted(run, before + finished) from None
     return finished
+
+
+def _interrupted(run: _Run, finished: list[Part]) -> Interrupted:
+    try:
+        partial = run.close(list(range(len(run.rows))))
+    except Exception as error:  # Ctrl-C counts, also where nothing can be told of the step at work
+        interrupted = Interrupted(finished, [])
+        interrupted.__cause__ = error
+        return interrupted
+    return Interrupted(finished, partial)
 
 
 class _Run:
@@ -182,6 +206,7 @@ class _Run:
             diagnostics=_diagnosed(problem, x_hat, info, told),
             theta=told["theta"],
             start_losses=told["start_losses"],
+            picked=picked is not None,
         )
         return [(row, shared.select(i)) for i, row in enumerate(rows)]
 
@@ -231,11 +256,25 @@ class _MemoryGauge:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
-    def peak(self) -> int:
-        """Returns the highest memory so far."""
+    def peak(self) -> int | None:
+        """Returns the highest memory so far; None where the system does not tell."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        import resource  # POSIX only; imported where it is needed
+        return _process_peak()
+
+
+def _process_peak() -> int | None:
+    """Returns the highest memory of this process in bytes, if there is a way to know it."""
+    try:
+        import resource  # POSIX only
 
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    except ImportError:
+        pass
+    try:
+        import psutil  # comes with some packages; only its Windows part knows a peak
+
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)
+    except ImportError:
+        return None

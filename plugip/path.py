@@ -48,11 +48,27 @@ class ValueRange:
 SIGNED = ValueRange(-1.0, 1.0)
 UNIT = ValueRange(0.0, 1.0)
 
+# Least sigma of a positive time: float32 can divide by it, and no picture shows it.
+LEAST_NOISE = 1e-30
+
+
+def straight_through(x: Tensor, value: Tensor) -> Tensor:
+    """Returns ``value`` with the gradient of ``x``, as if one were the other."""
+    return x + (value - x).detach()
+
+
+def within(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """Clamps x; on a bound, and where only rounding took it beyond, the gradient passes."""
+    bounded = x.clamp_min(low).clamp_max(high)  # whose own gradient is 0 on a bound
+    near = (x - bounded).abs() <= torch.finfo(x.dtype).eps ** 0.5 * bounded.abs()
+    return torch.where(near, straight_through(x, bounded), bounded)
+
 
 class Path(ABC):
     """The two functions alpha(t) and sigma(t), and the bridge to the rectified flow."""
 
     train_steps: int | None = None
+    least_level: float = 0.0  # least noise level sigma / alpha of the training, where it is known
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -68,7 +84,13 @@ class Path(ABC):
 
     def flow_time(self, t: Tensor) -> Tensor:
         """Returns the bridge's time f = sigma / (alpha + sigma), in [0, 1]."""
-        return self.sigma(t) / (self.alpha(t) + self.sigma(t))
+        sigma = self.noise(t)
+        return sigma / (self.alpha(t) + sigma)
+
+    def noise(self, t: Tensor) -> Tensor:
+        """Returns sigma(t), which only t = 0 has at 0: at least ``LEAST_NOISE`` elsewhere."""
+        sigma = self.sigma(t)
+        return torch.where(t > 0, sigma.clamp_min(LEAST_NOISE), sigma)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Returns alpha(t) and sigma(t), shaped to multiply ``like`` (B, ...); t is () or (B,).
@@ -76,10 +98,24 @@ class Path(ABC):
         A scalar time stays where it is, usually float64 on the CPU: it multiplies tensors on any
         device and of any float type without a copy or a synchronisation.
         """
+        alpha, sigma = self.alpha(t), self.noise(t)
         if t.ndim == 0:
-            return self.alpha(t), self.sigma(t)
+            return alpha, sigma
         shape = t.shape + (1,) * (like.ndim - t.ndim)
-        return self.alpha(t).reshape(shape).to(like), self.sigma(t).reshape(shape).to(like)
+        return alpha.reshape(shape).to(like), sigma.reshape(shape).to(like)
+
+    def noisiest(self, like: Tensor) -> Tensor:
+        """Returns the largest flow time, that of t = 1, as a scalar of the type of ``like``."""
+        return self.flow_time(like.new_ones(()))
+
+    def reachable(self, flow_time: Tensor) -> Tensor:
+        """Clamps flow times to the noisiest; up to rounding beyond it the gradient passes."""
+        return within(flow_time, 0.0, self.noisiest(flow_time))
+
+    def ended(self, t: Tensor, flow_time: Tensor) -> Tensor:
+        """Returns times of ``reachable`` flow times; exactly 1 from the noisiest on."""
+        ends = flow_time >= self.noisiest(flow_time)
+        return straight_through(t, torch.where(ends, torch.ones_like(t), t.clamp_max(1)))
 
 
 @dataclass(frozen=True)
@@ -152,11 +188,11 @@ class VPPath(Path):
 
     def time_of(self, flow_time: Tensor) -> Tensor:
         # sigma/alpha = r gives log alpha = -log(1 + r^2) / 2, a quadratic in t.
-        ratio = flow_time / (1 - flow_time).clamp_min(torch.finfo(flow_time.dtype).tiny)
-        minus_log_alpha = 0.5 * torch.log1p(ratio.square())
-        spread = self.beta_max - self.beta_min
-        root = (self.beta_min**2 + 4 * spread * minus_log_alpha).sqrt()
-        return ((root - self.beta_min) / spread).clamp(0, 1)
+        f = self.reachable(flow_time)
+        minus_log_alpha = 0.5 * torch.log1p((f / (1 - f)).square())
+        root = (self.beta_min**2 + 4 * (self.beta_max - self.beta_min) * minus_log_alpha).sqrt()
+        # Not (root - beta_min) / spread, which is lost in rounding near t = 0.
+        return self.ended(4 * minus_log_alpha / (root + self.beta_min), flow_time)
 
 
 @dataclass(frozen=True)
@@ -199,8 +235,8 @@ class VEPath(Path):
         return self.level(t)
 
     def time_of(self, flow_time: Tensor) -> Tensor:
-        level = flow_time / (1 - flow_time).clamp_min(torch.finfo(flow_time.dtype).tiny)
-        return (level / self.sigma_max).clamp(0, 1) ** (1 / self.rho)
+        f = self.reachable(flow_time)
+        return self.ended((f / (1 - f) / self.sigma_max) ** (1 / self.rho), flow_time)
 
 
 @dataclass(frozen=True)
@@ -242,7 +278,8 @@ class DiscretePath(Path):
             raise ValueError("alphas_cumprod must be a decreasing 1-D table with values in (0, 1)")
         self.table = torch.cat([table.new_ones(1), table])
         self.train_steps = self._total = len(table)
-        self._copies: dict[torch.device, Tensor] = {}
+        self.least_level = float(((1 - table[0]) / table[0]).sqrt())
+        self._copies: dict[tuple[torch.device, bool], Tensor] = {}
 
     @staticmethod
     def linear(
@@ -264,37 +301,54 @@ class DiscretePath(Path):
 
     def index(self, t: Tensor) -> Tensor:
         """Returns the training index t T - 1 that a network expects, float, exact on the grid."""
-        position = t.double() * self._total
-        snapped = position.round()
-        return torch.where((position - snapped).abs() < 1e-3, snapped, position) - 1
+        return self._position(t) - 1
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         """Returns alpha-bar at time t, float64."""
-        position = (self.index(t) + 1).clamp(0, self._total)
-        low = position.floor().long()
-        high = (low + 1).clamp_max(self._total)
-        table = self._table_on(t.device)
-        return torch.lerp(table[low], table[high], position - low)
+        return self._interpolated(self._table_on(t.device), t)
 
     def alpha(self, t: Tensor) -> Tensor:
         return self.alpha_bar(t).sqrt()
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (1 - self.alpha_bar(t)).sqrt()
+        return self._interpolated(self._table_on(t.device, noise=True), t).sqrt()
 
     def time_of(self, flow_time: Tensor) -> Tensor:
-        ratio = flow_time.double() / (1 - flow_time.double()).clamp_min(1e-300)
-        wanted = 1 / (1 + ratio.square())
-        ascending = self._table_on(flow_time.device).flip(0)
-        above = torch.searchsorted(ascending, wanted.contiguous()).clamp(1, self._total)
-        low, high = ascending[above - 1], ascending[above]
-        part = ((wanted - low) / (high - low)).clamp(0, 1)
-        return (self._total - (above - 1) - part) / self._total
+        f = self.reachable(flow_time).double()
+        wanted = f.square() / (f.square() + (1 - f).square())  # 1 - alpha-bar
+        noise = self._table_on(f.device, noise=True)
+        low = (torch.searchsorted(noise, wanted.contiguous()) - 1).clamp(0, self._total - 1)
+        inverse = 1 / noise.diff()
+        position = low + (wanted - noise[low]) * inverse[low]
+        # On an entry the slope is the mean of both sides, as in _interpolated.
+        entry = position.round().long()
+        slope = (inverse[entry - 1] + inverse[entry.clamp_max(self._total - 1)]) / 2
+        on_entry = ((position - entry).abs() < 1e-6) & (entry > 0)
+        there = straight_through(slope * wanted, entry.to(wanted))
+        return self.ended(torch.where(on_entry, there, position) / self._total, flow_time)
 
-    def _table_on(self, device: torch.device) -> Tensor:
-        if device not in self._copies:
-            self._copies[device] = self.table.to(device)
-        return self._copies[device]
+    def _position(self, t: Tensor) -> Tensor:
+        """Returns t T, on the grid where only rounding took it off, but never on t = 0."""
+        position = t.double() * self._total
+        entry = position.round()
+        rounding = min(1e-3, 4 * torch.finfo(t.dtype).eps * self._total)
+        on_entry = ((position - entry).abs() < rounding) & (entry > 0)
+        return torch.where(on_entry, straight_through(position, entry), position)
+
+    def _interpolated(self, table: Tensor, t: Tensor) -> Tensor:
+        """Reads a table at time t; on an entry the slope is the mean of both sides."""
+        position = within(self._position(t), 0.0, float(self._total))
+        low = position.floor().long()
+        left = torch.where(position == low, low - 1, low).clamp_min(0)
+        right = (low + 1).clamp_max(self._total)
+        slope = (table[right] - table[left]) / (right - left)
+        return table[low] + slope * (position - low)
+
+    def _table_on(self, device: torch.device, noise: bool = False) -> Tensor:
+        if (device, noise) not in self._copies:
+            table = 1 - self.table if noise else self.table
+            self._copies[device, noise] = table.to(device)
+        return self._copies[device, noise]
 
 
 def to_x0(kind: Prediction, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

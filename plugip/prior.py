@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from plugip.path import FlowPath, Path, ValueRange, VPPath
 
+# Below this flow time a flow's velocity, (x_t - x_0) / t, is lost in rounding.
+EARLIEST = 1e-3
+
 
 class Bill:
     """Calls that the images of a batch pay for, by the number that stands for each image."""
@@ -136,8 +139,28 @@ class Prior(nn.Module, ABC):
         """
 
     def __call__(self, x_t: Tensor, t: Tensor, *args: Any) -> Tensor:
+        return self._booked(super().__call__(x_t, t, *args))
+
+    def with_variance(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns E[x_0 | x_t] and the network's own variance of a reverse step, for one call.
+
+        The variance is given by the place w of its logarithm between those of the two fixed
+        choices, the posterior's given x_0 (w = 0) and the forward step's (w = 1).
+
+        Args:
+            x_t: Noisy states, (B, *shape).
+            t: Time in (0, 1], () or (B,).
+
+        Returns:
+            The denoised states, and w, both (B, *shape); None for w if no variance was learned.
+
+        Source: Nichol and Dhariwal 2021 (improved DDPM), eq. 15.
+        """
+        return self(x_t, t), None
+
+    def _booked(self, x0: Tensor) -> Tensor:
+        """Counts one call, and the backward passes through what it made."""
         self.counter.nfe += self.nfe_per_call
-        x0 = super().__call__(x_t, t, *args)
         if x0.requires_grad:
             for _ in range(self.nfe_per_call):
                 x0.register_hook(self.counter.count_vjp)
@@ -155,6 +178,11 @@ class Prior(nn.Module, ABC):
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one decoded image, (C, H, W)."""
         return self.shape
+
+    @property
+    def least_level(self) -> float:
+        """Least noise level sigma / alpha that the network was trained on; 0 if none is known."""
+        return self.path.least_level
 
     def freeze(self) -> Prior:
         """Puts the network into eval mode and switches weight gradients off; returns self."""
@@ -212,6 +240,15 @@ class BridgedPrior(Prior):
     @property
     def image_shape(self) -> tuple[int, ...]:
         return self.base.image_shape
+
+    @property
+    def least_level(self) -> float:
+        return self.base.least_level
+
+
+def earliest(prior: Prior) -> float:
+    """Returns the least flow time at which a prior still tells noise from the image."""
+    return max(EARLIEST, prior.least_level / (1 + prior.least_level))
 
 
 def as_flow(base: Prior) -> Prior:

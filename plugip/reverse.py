@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from plugip.linalg import where
 from plugip.options import choose
-from plugip.path import Path, ValueRange
+from plugip.path import Path, ValueRange, straight_through
 from plugip.prior import Prior
 
 # -----------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def clip_hard(x0: Tensor, bounds: ValueRange | None) -> Tensor:
 
 def clip_straight_through(x0: Tensor, bounds: ValueRange | None) -> Tensor:
     """Clamps the value and lets the gradient pass as if it had not."""
-    return x0 + (clip_hard(x0, bounds) - x0).detach()
+    return straight_through(x0, clip_hard(x0, bounds))
 
 
 def clip_none(x0: Tensor, bounds: ValueRange | None) -> Tensor:
@@ -138,7 +138,14 @@ def interpolate(path: Path, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Te
 
 
 def ancestral_step(
-    path: Path, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, noise: Tensor, eta: float = 1.0
+    path: Path,
+    x0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    s: Tensor,
+    noise: Tensor,
+    eta: float = 1.0,
+    variance: Tensor | None = None,
 ) -> Tensor:
     r"""Moves x_t to time s with fresh noise.
 
@@ -156,6 +163,8 @@ def ancestral_step(
         s: Target time, same shape.
         noise: Standard normal n, same shape as ``x_t``.
         eta: Share of fresh noise, in [0, 1].
+        variance: The prior's own variance of the fresh noise, as ``Prior.with_variance`` gives it,
+            (B, ...); that of the formula if None. The mean stays that of the formula.
 
     Source: Song et al. 2021 (DDIM), eq. 16; any Gaussian path by the same algebra.
     """
@@ -164,17 +173,25 @@ def ancestral_step(
     jump = (sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2).clamp_min(0)
     c = eta * sigma_s / sigma_t * jump.sqrt()
     eps = (x_t - alpha_t * x0) / sigma_t
-    return alpha_s * x0 + (sigma_s**2 - c**2).clamp_min(0).sqrt() * eps + c * noise
+    mean = alpha_s * x0 + (sigma_s**2 - c**2).clamp_min(0).sqrt() * eps
+    if variance is None:
+        return mean + c * noise
+    # The logarithm of the variance lies between those of c^2 (at eta = 1) and of the jump.
+    std = jump.sqrt() * (sigma_s / sigma_t) ** (1 - variance)
+    return mean + torch.where(sigma_s > 0, std, torch.zeros_like(std)) * noise
 
 
 def heun_step(prior: Prior, x_t: Tensor, t: Tensor, s: Tensor, clip: Clip = clip_none) -> Tensor:
     """Moves x_t to time s by Heun's rule on the rectified path; two NFE, one when s is 0.
 
-    Arguments as in ``ddim_step``. Source: Karras et al. 2022, algorithm 1, on the flow's time.
+    A flow time of s below ``VANISHING`` times that of t counts as 0: the noise in x_s is then lost
+    in rounding, and its slope with it. Arguments as in ``ddim_step``.
+
+    Source: Karras et al. 2022, algorithm 1, on the flow's time.
     """
     x0 = clip(prior(x_t, t), prior.value_range)
     x_s = interpolate(prior.path, x0, x_t, t, s)
-    ends = s <= 0
+    ends = prior.path.flow_time(s) <= VANISHING * prior.path.flow_time(t)
     if bool(ends.all()):
         return x_s
     # Images that end now take the Euler step; t stands in for their s, where no noise is left.
@@ -209,6 +226,8 @@ def _advance(path: Path, x_t: Tensor, t: Tensor, s: Tensor, velocity: Tensor) ->
     scale_t, scale_s = alpha_t + sigma_t, alpha_s + sigma_s
     return scale_s * (x_t / scale_t + (sigma_s / scale_s - sigma_t / scale_t) * velocity)
 
+
+VANISHING = 1e-3  # share of the noise at which a slope can still be read from float32 states
 
 Step = Callable[[Prior, Tensor, Tensor, Tensor, Clip], Tensor]
 STEPS: dict[str, Step] = {"ddim": ddim_step, "heun": heun_step, "midpoint": midpoint_step}

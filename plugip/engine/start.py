@@ -11,12 +11,10 @@ from torch import Tensor
 
 from plugip.engine.guide import Guide, MeasurementGuide
 from plugip.options import choose
-from plugip.prior import Prior
+from plugip.prior import Prior, earliest
 from plugip.problem import Problem
 from plugip.reverse import STEPS, reverse
 from plugip.rng import Rng
-
-EARLIEST = 1e-3  # where the way back begins: at t = 0 the noise has no direction
 
 
 class Start(Protocol):
@@ -95,6 +93,9 @@ class InvertedStart:
 def invert(prior: Prior, h: Tensor, steps: int, solver: str = "midpoint") -> Tensor:
     """Runs the reverse process backwards, from clean states to their seeds.
 
+    The way begins at a little noise, since at t = 0 its direction is not defined: at a flow time
+    sigma / (alpha + sigma) of 0.001, or at the least noise that the prior was trained on.
+
     Args:
         prior: The prior; it must denoise.
         h: Clean states, (B, *prior.shape).
@@ -104,6 +105,7 @@ def invert(prior: Prior, h: Tensor, steps: int, solver: str = "midpoint") -> Ten
     Returns:
         Seeds z with R(z) close to h for a fine enough R, (B, *prior.shape).
     """
-    times = torch.linspace(EARLIEST, 1, steps + 1, dtype=torch.float64)
+    first = prior.path.time_of(torch.tensor(earliest(prior), dtype=torch.float64))
+    times = torch.linspace(float(first), 1, steps + 1, dtype=torch.float64)
     alpha, _ = prior.path.coefficients(times[0], h)
     return reverse(prior, alpha * h, times, STEPS[solver])

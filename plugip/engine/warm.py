@@ -2,6 +2,8 @@ r"""Unknowns of a warm start: a seed, the time at which it is mixed in, and the 
 
 .. math:: h_t = \alpha_t \sum_k \mathrm{softmax}(w)_k g_k + \sigma_t z, \quad
     x = D(R_{t \to 0}(h_t))
+
+The unknown is the flow time f = sigma / (alpha + sigma), which means the same noise on every path.
 """
 
 from __future__ import annotations
@@ -17,8 +19,6 @@ from plugip.engine.unknowns import SEED_STEP, Layout, Unknowns
 from plugip.problem import Problem
 from plugip.reverse import CLIPS, STEPS, Generator, reverse
 
-EARLIEST = 1e-3  # below it a flow's velocity, (x_t - x_0) / t, is lost in rounding
-
 
 @dataclass(frozen=True)
 class WarmSeeds(Unknowns):
@@ -28,11 +28,11 @@ class WarmSeeds(Unknowns):
         generator: Steps, step rule and clip mode of the way from the learned time to the image;
             its grid is stretched to that way, so it must be the uniform one.
         guides: Clean states, (B, K, *prior.shape).
-        layout: Where seed ``z``, time ``t`` and, for K > 1, weights ``w`` lie.
+        layout: Where seed ``z``, flow time ``f`` and, for K > 1, weights ``w`` lie.
         penalty_of: Penalty on the seed.
         space: Where the seed may lie.
         steps: Adam's steps of time and weights where the seed's is 0.01.
-        least_time: Smallest time.
+        bounds: Least and largest flow time.
     """
 
     generator: Generator
@@ -41,11 +41,11 @@ class WarmSeeds(Unknowns):
     penalty_of: Penalty
     space: SeedSpace
     steps: tuple[float, float]
-    least_time: float = EARLIEST
+    bounds: tuple[float, float]
 
     def image(self, problem: Problem, v: Tensor) -> Tensor:
         parts, prior, chosen = self.layout.split(v), problem.prior, self.generator
-        t = parts["t"][:, 0]
+        t = prior.path.time_of(parts["f"][:, 0])
         alpha, sigma = prior.path.coefficients(t, parts["z"])
         state = alpha * self._guide(parts) + sigma * parts["z"]
         step, clip = STEPS[chosen.solver], CLIPS[chosen.clip]
@@ -62,12 +62,12 @@ class WarmSeeds(Unknowns):
 
     def project(self, v: Tensor) -> Tensor:
         parts = self.layout.split(v)
-        inside = {"z": self.space(parts["z"]), "t": parts["t"].clamp(self.least_time, 1)}
+        inside = {"z": self.space(parts["z"]), "f": parts["f"].clamp(*self.bounds)}
         return self.layout.join(parts | inside)
 
     def rates(self, v: Tensor) -> Tensor:
         time, weights = (step / SEED_STEP for step in self.steps)
-        return self.layout.spread({"z": 1.0, "t": time, "w": weights}, v)
+        return self.layout.spread({"z": 1.0, "f": time, "w": weights}, v)
 
     def seed(self, v: Tensor) -> Tensor:
         return self.layout.split(v)["z"]

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from plugip.method import Info, residual_of
-from plugip.options import choose
+from plugip.options import choose, require_choice
+from plugip.prior import Prior
 from plugip.problem import Problem
 from plugip.reverse import CLIPS, GRIDS, ancestral_step
 from plugip.rng import Rng
+
+VARIANCES = ("posterior", "learned")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class DPS:
         eta: Share of fresh noise; 1 is the ancestral (DDPM) step, 0 DDIM.
         clip: Clip mode for estimates of x_0: none, hard or straight_through; hard in the paper's
             code.
+        variance: Of the fresh noise: posterior, or learned, the network's own, as in the paper's
+            code; priors that learned none (flows, for instance) have the posterior's then.
 
     Raises:
         ValueError: If an argument is out of range or a name is unknown.
@@ -54,6 +59,7 @@ class DPS:
     grid: str = "uniform"
     eta: float = 1.0
     clip: str = "hard"
+    variance: str = "posterior"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -62,6 +68,9 @@ class DPS:
             raise ValueError(f"need zeta >= 0 and eta in [0, 1], got {self.zeta} and {self.eta}")
         choose(GRIDS, self.grid, "grid")
         choose(CLIPS, self.clip, "clip")
+        require_choice(self.variance, VARIANCES, "variance")
+        if self.variance == "learned" and self.eta != 1:
+            raise ValueError(f"variance=learned is that of a step with eta=1, got eta={self.eta}")
 
     @property
     def iterations(self) -> int:
@@ -78,14 +87,17 @@ class DPS:
         t, s = times[state.k], times[state.k + 1]
         with torch.enable_grad():
             x_t = state.x_t.detach().requires_grad_()
-            x0 = CLIPS[self.clip](prior(x_t, t), prior.value_range)
+            mean, variance = self._denoised(prior, x_t, t)
+            x0 = CLIPS[self.clip](mean, prior.value_range)
             x_hat = prior.decode(x0)
             y_clean = problem.operator(x_hat)
             distance = problem.squared_residual(y_clean).sqrt()
             # Summing before autograd keeps the images apart: each norm has its own gradient.
             (grad,) = torch.autograd.grad(distance.sum(), x_t)
         noise = state.rng.normal(prior.shape, like=state.x_t)
-        moved = ancestral_step(prior.path, x0.detach(), state.x_t, t, s, noise, self.eta)
+        variance = None if variance is None else variance.detach()
+        known = (prior.path, x0.detach(), state.x_t, t, s)
+        moved = ancestral_step(*known, noise, self.eta, variance)
         moved = moved - self.zeta * grad
         last = state.k + 1 == self.steps
         # The answer is the guided state at t = 0, as in the paper, not the last clean estimate.
@@ -96,6 +108,11 @@ class DPS:
         done = torch.full_like(distance, last, dtype=torch.bool)
         info = Info(x_hat=x_hat, loss=distance.detach(), done=done, residual=residual)
         return DPSState(moved, state.rng, state.k + 1), info
+
+    def _denoised(self, prior: Prior, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.variance == "learned":
+            return prior.with_variance(x_t, t)
+        return prior(x_t, t), None
 
     def finish(self, problem: Problem, state: DPSState) -> Tensor:
         """Returns the state as an image, (B, C, H, W), clamped to [-1, 1]."""

@@ -16,8 +16,8 @@ from plugip.engine.solver import AnySolver
 from plugip.engine.spaces import SeedSpace, Shell
 from plugip.engine.start import GaussianStart, Start
 from plugip.engine.unknowns import Layout, Unknowns
-from plugip.engine.warm import EARLIEST, WarmSeeds
-from plugip.prior import lacks_denoiser
+from plugip.engine.warm import WarmSeeds
+from plugip.prior import EARLIEST, Prior, earliest, lacks_denoiser
 from plugip.problem import Problem
 from plugip.reverse import Generator
 from plugip.rng import Rng
@@ -39,15 +39,19 @@ class FMPlug(PlugIn):
     prior is left. So t has a lower bound here. The paper leaves solver, iterations and first time
     open.
 
+    Times are flow times f = sigma / (alpha + sigma), so that they mean the same noise whatever the
+    prior's own path; f = 0.7 is a noise of 2.3 times the image.
+
     Args:
         iterations: Solver iterations.
         generator: Steps, step rule and clip mode from t to the image; a uniform grid.
         solver: What minimises the objective.
         guide: Where the guide comes from.
         start: First seed.
-        start_time: First t, from ``least_time`` to 1; 0 is the image, 1 noise.
-        least_time: Smallest t, at least 0.001.
-        time_step: Adam's step of t where the seed's is 0.01; 0 keeps it fixed (warm start only).
+        start_time: First f, from ``least_time`` to 1; 0 is the image, 1 noise (or the noisiest
+            that the prior knows).
+        least_time: Least f, at least 0.001, and never below the least noise that the prior knows.
+        time_step: Adam's step of f where the seed's is 0.01; 0 keeps it fixed (warm start only).
         weight_step: Adam's step of the guide's weights where the seed's is 0.01.
         space: Where the seed may lie; ``Free`` together with ``seed_weight`` is the soft form.
         seed_weight: lambda, the weight of a Gaussian seed prior; 0 as published.
@@ -99,11 +103,15 @@ class FMPlug(PlugIn):
         with torch.no_grad():
             guides = self.guide(problem)
         z, batch = self.start(problem, rng), problem.batch
-        parts = {"z": z, "t": z.new_full((batch, 1), self.start_time)}
+        bounds = self._bounds(problem.prior)
+        parts = {"z": z, "f": z.new_full((batch, 1), self.start_time).clamp(*bounds)}
         if guides.shape[1] > 1:
             parts["w"] = z.new_zeros((batch, guides.shape[1]))
         layout, penalty = Layout.of(parts), GaussianPenalty(self.seed_weight)
         steps = (self.time_step, self.weight_step)
-        space, least = self.space, self.least_time
-        unknowns = WarmSeeds(self.generator, guides, layout, penalty, space, steps, least)
+        unknowns = WarmSeeds(self.generator, guides, layout, penalty, self.space, steps, bounds)
         return unknowns, layout.join(parts)
+
+    def _bounds(self, prior: Prior) -> tuple[float, float]:
+        noisiest = float(prior.path.noisiest(torch.zeros((), dtype=torch.float64)))
+        return max(self.least_time, earliest(prior)), noisiest

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plugip.diagnostics import Certificate
-from plugip.method import Info, Method, require_theta, take
+from plugip.method import Info, Method, require_method, require_theta, take
 from plugip.operator import Unknown
 from plugip.options import choose
 from plugip.problem import Problem
@@ -102,6 +102,7 @@ class MultiStart(Generic[S]):
     by: str = "loss"
 
     def __post_init__(self) -> None:
+        require_method(self.method)
         choose(JUDGES, self.by, "by")
         if self.starts < 1 or self.trial < 1:
             raise ValueError(

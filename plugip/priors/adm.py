@@ -54,7 +54,8 @@ def load_adm(
 ) -> DiffusersUNet:
     """Loads an ADM checkpoint as a prior; predictions are epsilon, images lie in [-1, 1].
 
-    Learned variances are dropped. Nothing is guessed: every tensor of the file must have its
+    A learned variance is offered to methods that sample (``with_variance``; method=dps_paper).
+    Nothing is guessed: every tensor of the file must have its
     place in the network, and the network must be filled.
 
     Args:

@@ -104,6 +104,16 @@ def read_scheduler(folder: File) -> Any:
     return None if file is None else _build_scheduler(read_json(file), file)
 
 
+def reads_variance(folder: File) -> bool:
+    """Tells whether a second half of outputs is the variance that plugip can read.
+
+    It is the place of the logarithm between two fixed choices, diffusers' ``learned_range``,
+    unless the folder's scheduler says otherwise.
+    """
+    scheduler = read_scheduler(folder)
+    return scheduler is None or scheduler.config.get("variance_type") == "learned_range"
+
+
 def _scheduler_file(folder: File) -> File | None:
     return next((folder / name for name in SCHEDULERS if (folder / name).is_file()), None)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from plugip.path import SIGNED, UNIT, DiscretePath, Path, Prediction, ValueRange
-from plugip.priors.declaration import PATHS, declare
+from plugip.priors.declaration import PATHS, declare, reads_variance
 from plugip.priors.probe import NetworkPrior
 from plugip.priors.probe import probe as run_probe
 from plugip.priors.runtime import Runtime
@@ -21,7 +21,8 @@ class DiffusersUNet(NetworkPrior):
     """Serves a diffusers ``UNet2DModel`` as a prior; the weights are frozen.
 
     The network's time input is the training index on a ``DiscretePath``, and ``time_scale`` * t on
-    a continuous path. A second half of output channels, the learned variance, is dropped.
+    a continuous path. A second half of output channels is a learned variance, which
+    ``with_variance`` gives.
 
     Args:
         net: The network; its config gives channels and size.
@@ -53,6 +54,7 @@ class DiffusersUNet(NetworkPrior):
         self.net, self.path, self.prediction = net, path, Prediction(prediction)
         self.value_range, self.space_to_depth = value_range, int(space_to_depth)
         self.time_scale, self.shape = float(time_scale), unet_shape(net, self.space_to_depth)
+        self.learns_variance = learns_variance(net)
         self.freeze()
 
     @classmethod
@@ -114,6 +116,7 @@ class DiffusersUNet(NetworkPrior):
             declared.space_to_depth,
             declared.time_scale,
         )
+        prior.learns_variance &= reads_variance(folder)
         if probe:
             run_probe(prior)
         return prior.equip(runtime)
@@ -125,9 +128,12 @@ class DiffusersUNet(NetworkPrior):
 
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Returns the network's own prediction, (B, *shape), without variance channels."""
+        return self.answer(x_t, t)[:, : self.shape[0]]
+
+    def answer(self, x_t: Tensor, t: Tensor) -> Tensor:
         weight: Any = next(self.net.parameters())
         out = self.net(x_t.to(weight.dtype), self.time_input(t), return_dict=False)[0]
-        return out[:, : self.shape[0]].to(x_t.dtype)
+        return out.to(x_t.dtype)
 
     def time_input(self, t: Tensor) -> Tensor:
         """Returns what the network's time embedding expects, same shape as ``t``."""
@@ -177,6 +183,11 @@ def _require_pixels(folder: File) -> None:
             f"{folder} has an autoencoder in {inside[0]}/, so its network denoises latents, not "
             "images; take prior=ldm"
         )
+
+
+def learns_variance(net: Any) -> bool:
+    """Tells whether a ``UNet2DModel`` has a second half of outputs, a learned variance."""
+    return net.config.out_channels == 2 * net.config.in_channels
 
 
 def unet_shape(net: Any, blocks: int) -> tuple[int, ...]:

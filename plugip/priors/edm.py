@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from plugip.options import choose
-from plugip.path import SIGNED, EDMPath, Path, Prediction, ValueRange
+from plugip.path import SIGNED, EDMPath, Path, Prediction, ValueRange, within
 from plugip.priors.declaration import as_range
 from plugip.priors.network import call_network, state_shape
 from plugip.priors.probe import RANGES, NetworkPrior
@@ -111,11 +111,16 @@ class EDMPrior(NetworkPrior):
             run_probe(self)
         self.equip(runtime)
 
+    @property
+    def least_level(self) -> float:
+        return self.sigma_min
+
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self.path.coefficients(t, x_t)
         # Beyond sigma_max the state is scaled as a bridge does it, by alpha + sigma on each side.
-        level = (sigma / alpha.clamp_min(1e-30)).clamp_max(self.sigma_max)
-        return self.denoise(x_t * ((1 + level) / (alpha + sigma)), level.clamp_min(self.sigma_min))
+        level = within(sigma / alpha.clamp_min(1e-30), 0.0, self.sigma_max)
+        known = within(level, self.sigma_min, self.sigma_max)
+        return self.denoise(x_t * ((1 + level) / (alpha + sigma)), known)
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Returns D(x; sigma), the estimate of x_0 in x = x_0 + sigma n.

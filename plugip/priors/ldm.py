@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from plugip.path import Path, Prediction
 from plugip.priors.autoencoder import Autoencoder, load_autoencoder
-from plugip.priors.declaration import declare
-from plugip.priors.diffusers_unet import unet_shape
+from plugip.priors.declaration import declare, reads_variance
+from plugip.priors.diffusers_unet import learns_variance, unet_shape
 from plugip.priors.latent import LatentPrior, unet_time
 from plugip.priors.probe import probe as run_probe
 from plugip.priors.runtime import Runtime
@@ -47,7 +47,7 @@ class LatentDiffusion(LatentPrior):
     ) -> None:
         channels, height, width = unet_shape(network, 1)
         super().__init__(network, autoencoder, path, prediction, (channels, height, width))
-        self.time_scale = float(time_scale)
+        self.time_scale, self.learns_variance = float(time_scale), learns_variance(network)
 
     @classmethod
     def from_pretrained(
@@ -87,11 +87,14 @@ class LatentDiffusion(LatentPrior):
         around = load_autoencoder(folder, AUTOENCODERS, autoencoder, quantise, scaling_factor)
         network, path = load_unet(folder), declared.path
         prior = cls(network, around, path, declared.prediction, declared.time_scale)
+        prior.learns_variance &= reads_variance(folder)
         if probe:
             run_probe(prior)
         return prior.equip(runtime)
 
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.answer(x_t, t)[:, : self.shape[0]]
+
+    def answer(self, x_t: Tensor, t: Tensor) -> Tensor:
         times = unet_time(self.path, self.time_scale, t).to(x_t.device, torch.float32)
-        answer = self.ask(x_t, {"timestep": times.expand(len(x_t))})
-        return answer[:, : self.shape[0]]  # a second half would be the learned variance
+        return self.ask(x_t, {"timestep": times.expand(len(x_t))})

@@ -57,7 +57,8 @@ def read_low_rank(source: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[
             f"{file} holds {', '.join(sorted(tensors)[:4])}, not the parts of a fitted Gaussian; "
             "make one with plugip-fit-gaussian FOLDER FILE"
         )
-    return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}, card
+    # Copies: the tensors read are parts of the mapped file, wherever they lie in it.
+    return {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, card
 
 
 def _card(header: Mapping[str, str]) -> dict[str, Any]:

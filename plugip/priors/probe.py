@@ -41,17 +41,30 @@ class NetworkPrior(Equipped):
     Attributes:
         prediction: What the network's output is declared to mean.
         readings: What it could mean at all.
+        learns_variance: Whether ``answer`` holds a learned variance after the prediction.
     """
 
     prediction: Prediction
+    learns_variance: bool = False
     readings: tuple[Prediction, ...] = tuple(Prediction)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         return self.read(self.prediction, self.runtime.run(self.output, x_t, t), x_t, t)
 
+    def with_variance(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not self.learns_variance:
+            return super().with_variance(x_t, t)
+        output, variance = self.runtime.run(self.answer, x_t, t).chunk(2, dim=1)
+        x0 = self.read(self.prediction, output, x_t, t)
+        return self._booked(x0), (variance + 1) / 2
+
+    def answer(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Returns all that the network says, (B, 2 C, ...) with a learned variance."""
+        return self.output(x_t, t)
+
     @abstractmethod
     def output(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Returns what the network says, (B, *shape)."""
+        """Returns the network's prediction, (B, *shape)."""
 
     def read(self, kind: Prediction, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Returns E[x_0 | x_t] if that means ``kind``."""

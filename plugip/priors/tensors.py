@@ -50,7 +50,7 @@ def load_weights(network: nn.Module, source: str | Path, key: str | None = None)
 
 
 def read_tensors(file: Path, key: str | None = None) -> dict[str, Tensor]:
-    """Returns a file's tensors by name, on the CPU; runs no code from the file.
+    """Returns a file's tensors by name, on the CPU, as copies; runs no code from the file.
 
     Args:
         file: A ``.safetensors`` file, or a PyTorch file.
@@ -63,11 +63,21 @@ def read_tensors(file: Path, key: str | None = None) -> dict[str, Tensor]:
         raise WeightsError(f"there is no weights file {file.absolute()}; check the path")
     tables = _tables(_read_any(file))
     if (key or "") in tables:
-        return dict(tables[key or ""])
+        return {name: value.clone() for name, value in tables[key or ""].items()}
     what = f"has no state dict of tensors under {key!r}" if key else "is not a state dict itself"
     inside = ", ".join(filter(None, tables))
     advice = f"give key=..., one of {inside}" if inside else "export one: net.state_dict()"
     raise WeightsError(f"{file} {what}; {advice}")
+
+
+def settle(network: nn.Module) -> None:
+    """Moves every weight into memory of its own.
+
+    Weights that a file is mapped to lie wherever the file has them, and kernels round differently
+    by their alignment; so would a network on "cpu" and its copy on "cpu:0".
+    """
+    for weight in (*network.parameters(), *network.buffers()):
+        weight.data = weight.data.clone()
 
 
 def require_safetensors(file: Path) -> None:

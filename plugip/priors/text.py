@@ -23,6 +23,7 @@ from plugip.priors.tensors import (
     read_tensors,
     read_torch_file,
     require_safetensors,
+    settle,
     shortened,
 )
 
@@ -227,6 +228,7 @@ def _load_encoder(home: Path, kind: str, dtype: torch.dtype) -> Any:
             f"the weights in {home} do not fill its {kind}: {sorted(lost)[0]} is missing (and "
             f"{len(lost) - 1} further tensors)"
         )
+    settle(encoder)
     return encoder.eval()
 
 

@@ -14,7 +14,7 @@ import torch
 
 from plugip.priors.declaration import read_json
 from plugip.priors.tensors import WeightsError as WeightsError
-from plugip.priors.tensors import read_torch_file, require_safetensors, shortened
+from plugip.priors.tensors import read_torch_file, require_safetensors, settle, shortened
 
 NAME = "diffusion_pytorch_model"
 INDEX = f"{NAME}.safetensors.index.json"  # beside weights that are split over several files
@@ -124,6 +124,7 @@ def load_model(
             f"{file} does not fit {config}: {lost[0]} is in one of them "
             f"only (and {len(lost) - 1} further tensors)"
         )
+    settle(net)
     return net
 
 

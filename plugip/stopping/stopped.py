@@ -10,9 +10,10 @@ from torch import Tensor
 
 from plugip.diagnostics import Certificate
 from plugip.linalg import where
-from plugip.method import Info, Method, require_theta
+from plugip.method import Info, Method, require_method, require_theta
 from plugip.operator import Unknown
 from plugip.problem import Problem
+from plugip.refusals import require_part
 from plugip.rng import Rng
 from plugip.stopping.rule import Rule
 
@@ -60,6 +61,10 @@ class Stopped(Generic[S]):
     method: Method[Any]
     rule: Rule[Any]
     halt: bool = True
+
+    def __post_init__(self) -> None:
+        require_method(self.method)
+        require_part(self.rule, Rule, "rule", "make one, such as plugip.stopping.Discrepancy()")
 
     @property
     def iterations(self) -> int | None:

@@ -10,7 +10,9 @@ from plugip.engine.start import InvertedStart, invert
 from plugip.linalg import dot, norm
 from plugip.loop import solve
 from plugip.methods import DFlow
-from plugip.path import FlowPath, VPPath
+from plugip.path import DiscretePath, EDMPath, FlowPath, ShiftedFlowPath, VPPath
+from plugip.prior import as_flow, as_vp, earliest
+from plugip.priors import EDMPrior
 from plugip.priors.gaussian import GaussianPrior
 from plugip.reverse import Generator
 from plugip.rng import Rng
@@ -27,6 +29,41 @@ def test_inversion_of_an_exact_gaussian_is_standardisation(path):
     prior = GaussianPrior(mean, 0.3, path).double()
     h = mean + 0.3 * normal(2, 3, 8, 8, seed=1)
     close(invert(prior, h, 400), (h - mean) / 0.3, 0.03)
+
+
+SMOOTH = [FlowPath(), ShiftedFlowPath(3.0), VPPath(), EDMPath(), EDMPath(20.0, 3.0)]
+TABLES = [DiscretePath.linear(), DiscretePath.cosine()]
+
+
+@pytest.mark.parametrize("path", [*SMOOTH, *TABLES])
+@pytest.mark.parametrize("solver", ["midpoint", "heun"])
+def test_inverted_seeds_have_unit_variance_on_every_path(path, solver):
+    prior = GaussianPrior(torch.zeros(3, 16, 16), 0.4, path)
+    h = 0.4 * normal(1, 3, 16, 16).float()
+    for served in (prior, as_flow(prior), as_vp(prior)):
+        z = invert(served, h, 20, solver)
+        assert float(norm(z)) / 768**0.5 == pytest.approx(
+            float(norm(h)) / 0.4 / 768**0.5, abs=0.05
+        )
+
+
+class Learnt(torch.nn.Module):
+    """D(x; sigma) of N(0, 0.4^2), which knows levels from 0.002 on, as EDM's networks do."""
+
+    def forward(self, x, sigma):
+        level = sigma.reshape(-1, 1, 1, 1)
+        assert bool((level >= 0.002 - 1e-9).all())
+        return x * 0.16 / (0.16 + level**2)
+
+
+@pytest.mark.parametrize("serve", [lambda p: p, as_flow, as_vp])
+def test_inversion_does_not_ask_below_the_last_level_of_training(serve):
+    prior = serve(EDMPrior(Learnt(), (3, 16, 16), probe=False))
+    h = 0.4 * normal(1, 3, 16, 16).float()
+    z = invert(prior, h, 20)
+    close(z, h / 0.4, 0.05)
+    f = earliest(prior)
+    assert f / (1 - f) == pytest.approx(0.002)
 
 
 def test_reverse_undoes_inversion():
