@@ -1,12 +1,14 @@
 """What a command does with its words: names of runs, values, grids, paths and what is written."""
 
+import json
 import math
 import multiprocessing
+import pickle
 from pathlib import Path
 
 import pytest
 import yaml
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
 from labs import COMMAND
 
 from plugip.building import resolved
@@ -223,23 +225,40 @@ def test_what_the_environment_says_is_not_written_down(run, monkeypatch):
 # grids
 
 
-def in_a_worker(self, job_overrides, initial_job_idx):
-    """Launches as joblib does: in another process, whose memory does not come back."""
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        return pool.apply(launch, (self, job_overrides, initial_job_idx))
+@pytest.fixture(params=["here", "in a worker"])
+def launched(request, monkeypatch):
+    """Launches here, or as joblib does: in a process whose memory does not come back."""
+    name = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+    launcher = Plugins.instance().class_name_to_class[name]
+    launch, used = launcher.launch, []
+
+    def launch_elsewhere(self, *arguments):
+        used.append(arguments)
+        sent = pickle.dumps((self.hydra_context, self.task_function, self.config))
+        self.hydra_context, self.task_function, self.config = pickle.loads(sent)
+        fork = multiprocessing.get_context("fork")
+        here, there = fork.Pipe()
+        worker = fork.Process(target=lambda: there.send(launch(self, *arguments)))
+        worker.start()
+        returns = here.recv()
+        worker.join()
+        return returns
+
+    if request.param != "here":
+        monkeypatch.setattr(launcher, "launch", launch_elsewhere)
+        yield
+        assert used
+    else:
+        yield
 
 
-launch = BasicLauncher.launch
-
-
-@pytest.mark.parametrize("elsewhere", [False, True])
-@pytest.mark.parametrize("batch", ["", "hydra.sweeper.max_batch_size=1"])
-@pytest.mark.parametrize(("levels", "code"), [("-1,0.01", 1), ("0.01,-1", 1), ("0.01,0.02", 0)])
-def test_a_grid_fails_if_and_only_if_a_job_fails(run, monkeypatch, elsewhere, batch, levels, code):
-    if elsewhere:
-        monkeypatch.setattr(BasicLauncher, "launch", in_a_worker)
-    words = ["-m", *COMMAND, "method.steps=1", f"noise.std={levels}", *filter(None, [batch])]
-    assert run(*words)[0] == code
+@pytest.mark.usefixtures("launched")
+@pytest.mark.parametrize(
+    ("levels", "batch", "code"), [("-1,0.01", 1, 1), ("0.01,-1", 2, 1), ("0.01,0.02", 2, 0)]
+)
+def test_a_grid_fails_if_and_only_if_a_job_fails(run, levels, batch, code):
+    words = ["-m", *COMMAND, "method.steps=1", f"noise.std={levels}"]
+    assert run(*words, f"hydra.sweeper.max_batch_size={batch}")[0] == code
     assert len(list(Path("runs").iterdir())) == 2 - code
 
 
@@ -272,7 +291,10 @@ def test_a_job_gives_its_number_to_sweepers(run, monkeypatch):
 
     monkeypatch.setattr(grid, "CountedLauncher", Keeping)
     base = ["-m", *COMMAND, "method.steps=1"]
-    run(*base, "noise.std=0.01,-1")
+    run(*base, "noise.std=0.01,-1", "output.folder=plain")
+    for file in Path("plain").glob("*/provenance.json"):
+        (told,) = json.loads(file.read_text())
+        assert told["command"][0] == "plugip" and "noise.std=0.01" in told["command"]
     assert given[0] > 0 and math.isnan(given[1])
     run(*base, "noise.std=0.01,0.02", "optimized_metric=ssim", "output.folder=ssim")
     assert all(-1 <= value <= 1 for value in given[2:]) and len(given) == 4

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -40,7 +39,7 @@ def run_grid(hydra: Hydra, name: str, words: list[str], job: Job) -> int:
             task_function=partial(_run_one, job),
         )
         holder = getattr(sweeper, "sweeper", sweeper)  # plugins keep the launcher one level down
-        counted = CountedLauncher(holder.launcher, goes_on=isinstance(sweeper, BasicSweeper))
+        counted = CountedLauncher(holder.launcher, goes_on=_is_plain(sweeper))
         holder.launcher = counted
         try:
             sweeper.sweep(OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False))
@@ -48,6 +47,11 @@ def run_grid(hydra: Hydra, name: str, words: list[str], job: Job) -> int:
             return 1
         callbacks.on_multirun_end(config=cfg, config_name=name)
     return int(counted.failed > 0)
+
+
+def _is_plain(sweeper: Any) -> bool:
+    """Tells whether this is Hydra's own sweeper, whose module Hydra loads a second time."""
+    return type(sweeper).__module__ == "hydra._internal.core_plugins.basic_sweeper"
 
 
 def _place_sweep(cfg: DictConfig, scratch: str) -> None:
