@@ -165,9 +165,8 @@ class LinearOperator(Operator):
             UnsolvedError: If conjugate gradients do not converge; it carries what they reached.
         """
         damping = damping_like(lam, b)
-        return conjugate_gradient(
-            lambda v: self.normal(v) + damping * v, b, max_iterations=products_for(damping)
-        )
+        most = products_for(damping)
+        return conjugate_gradient(lambda v: self.normal(v) + damping * v, b, max_iterations=most)
 
     def pinv(self, y: Tensor) -> Tensor:
         """Returns the pseudo-inverse A+ y, the least-squares image of least norm.

@@ -36,6 +36,7 @@ class Milestones:
                 f"factor must lie in (0, 1] and milestones be at least 1, got {self.factor} "
                 f"and {list(self.at)}"
             )
+        object.__setattr__(self, "at", tuple(self.at))  # so that equal settings are equal
 
     def __call__(self, updates: int) -> float:
         return self.factor ** sum(updates >= n for n in self.at)

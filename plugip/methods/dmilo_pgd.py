@@ -33,6 +33,9 @@ class DMILOPGD(LayerWise):
     reports and what differs from the published grid are as in DMILO; the steps on x cost one pass
     of A and of its adjoint each, and no NFE.
 
+    ``DMILOPGD()`` is set for inpainting. On the command line ``method=dmilo_pgd`` takes ``lr_x``,
+    ``x_steps`` and ``x_misfit`` from what the task advises.
+
     Args:
         generator: The map R; its steps are the layers.
         start: Where the seed starts.

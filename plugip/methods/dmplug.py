@@ -31,6 +31,10 @@ class DMPlug(PlugIn):
     at 0.01, 5000 iterations; it needs no noise level. Each evaluation costs ``generator.steps``
     NFE and VJP.
 
+    ``DMPlug()`` answers with its last iterate. On the command line ``method=dmplug`` adds a
+    stopping rule: it runs ``Stopped(DMPlug(), ByNoise(unknown=ESWMV(4, 8)))``, and some tasks
+    advise another ``start.scale``.
+
     Args:
         iterations: Solver iterations.
         generator: The map R.

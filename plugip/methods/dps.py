@@ -36,6 +36,10 @@ class DPS:
     The norm is taken per image; the official code takes one norm over the whole batch, so that
     there an image's answer depends on its neighbours. Costs one NFE and one VJP a step.
 
+    ``DPS()`` has the paper's 1000 steps and their zeta. On the command line ``method=dps`` runs
+    ``DPS(steps=100, zeta=3.0)``, tuned for the embedded prior, with a zeta of its own where a
+    task advises one; ``method=dps_paper`` runs 1000 steps.
+
     Args:
         steps: Reverse steps; 1000 in the paper.
         zeta: Guidance step. Published for 1000 steps at 256 x 256 and std 0.05: 0.3 for

@@ -39,6 +39,10 @@ class FMPlug(PlugIn):
     prior is left. So t has a lower bound here. The paper leaves solver, iterations and first time
     open.
 
+    ``FMPlug()`` answers with its last iterate. On the command line ``method=fmplug`` adds a
+    stopping rule: it runs ``Stopped(FMPlug(), ByNoise(unknown=ESWMV(4, 8)))``, and some tasks
+    advise another ``time_step``.
+
     Times are flow times f = sigma / (alpha + sigma), so that they mean the same noise whatever the
     prior's own path; f = 0.7 is a noise of 2.3 times the image.
 

@@ -110,6 +110,9 @@ class ILO:
     cost: one NFE and VJP for a network, K - i for a reverse process, and one more NFE when a
     reverse step is left behind. Published is the answer of least loss: stopping=best_loss.
 
+    ``ILO()`` has the published ``steps`` for four layers or more. On the command line
+    ``method=ilo`` runs ``ILO(steps=[50, 50, 25])``, one count for each of three reverse steps.
+
     What was published for StyleGAN2 beside this (perceptual and geodesic terms, noise inputs) is
     left out. The seed's radius is kept as a whole; there it is that of each style vector.
 
