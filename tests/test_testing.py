@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from toys import normal
 
 from plugip.engine.adam import Adam
 from plugip.linalg import norm
 from plugip.method import Info
 from plugip.methods import DPS, DMPlug
 from plugip.operator import LinearOperator, Operator
-from plugip.path import FlowPath
+from plugip.path import SIGNED, FlowPath
 from plugip.prior import Prior
 from plugip.priors.gaussian import GaussianPrior
 from plugip.problem import Problem
@@ -330,3 +331,21 @@ def test_a_report_can_be_read():
     assert report.text().endswith(f"2 of {len(report.checks)} checks failed")
     with pytest.raises(AssertionError, match="dot product"):
         report.require()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kinks_are_no_wrong_gradient(seed):
+    class Kinked(Prior):
+        def __init__(self):
+            super().__init__()
+            self.shape, self.path, self.value_range = (3, 16, 16), FlowPath(), SIGNED
+            self.net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.ConvTranspose2d(64, 3, 3))
+            for i, w in enumerate(self.net.parameters()):
+                w.data = 0.3 * normal(*w.shape, seed=9 * seed + i).float()
+            self.freeze()
+
+        def forward(self, x_t, t):
+            return self.net(x_t)
+
+    report = check_prior(Kinked(), denoises=False)
+    assert all(check.ok for check in report.checks)

@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", help="the folder to write; it must be new or empty")
     parser.add_argument("--preset", required=True, choices=PRESETS, metavar="NAME", help=SETTINGS)
     parser.add_argument("--label", type=int, help="class to fold in, if class-conditional")
+    parser.add_argument("--key", help="where the state dict lies in the checkpoint, such as ema")
     parser.add_argument("--no-probe", action="store_true", help="convert without that check")
     return parser
 
@@ -58,7 +59,7 @@ def _convert(options: argparse.Namespace) -> Iterator[str]:
 
     known, folder = PRESETS[options.preset], Path(options.folder)
     require_writable(known.architecture, folder)
-    checkpoint = open_adm(options.file, options.preset, label=options.label)
+    checkpoint = open_adm(options.file, options.preset, label=options.label, key=options.key)
     sha256 = _sha256(checkpoint.file)
     weights = sum(w.numel() for w in checkpoint.net.parameters())
     verdict = _verdict(sha256, known.sha256)

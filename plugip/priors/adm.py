@@ -13,12 +13,12 @@ from plugip.options import choose, require_choice
 from plugip.path import SIGNED, Prediction
 from plugip.priors.adm_layout import Architecture
 from plugip.priors.adm_presets import PRESETS, Preset
-from plugip.priors.adm_weights import misfits, read_weights, to_unet
+from plugip.priors.adm_weights import blank_state, misfits, read_weights, to_unet
 from plugip.priors.declaration import PATHS
 from plugip.priors.diffusers_unet import DiffusersUNet
 from plugip.priors.probe import probe_as_asked
 from plugip.priors.runtime import Runtime
-from plugip.priors.tensors import WeightsError
+from plugip.priors.tensors import WeightsError, unwrapped
 
 FOLDER = "models"  # where the READMEs of these checkpoints put them
 SCHEDULES = ("ddpm", "cosine")
@@ -51,6 +51,7 @@ def load_adm(
     label: int | None = None,
     probe: bool | str = True,
     runtime: Runtime | None = None,
+    key: str | None = None,
 ) -> DiffusersUNet:
     """Loads an ADM checkpoint as a prior; predictions are epsilon, images lie in [-1, 1].
 
@@ -68,6 +69,7 @@ def load_adm(
         label: Class of the images to restore, for a class-conditional network.
         probe: Whether to check that the network denoises a known picture, or yours (its file).
         runtime: How the network is run; as it is by default.
+        key: Where the state dict lies in the file, such as ``ema``; not needed if it is one.
 
     Returns:
         The prior, in float32 on the CPU; its counter is zero.
@@ -79,7 +81,7 @@ def load_adm(
 
     Source: Dhariwal and Nichol 2021 (Diffusion Models Beat GANs).
     """
-    prior = to_prior(open_adm(source, preset, architecture, schedule, label))
+    prior = to_prior(open_adm(source, preset, architecture, schedule, label, key))
     probe_as_asked(prior, probe)
     return prior.equip(runtime)
 
@@ -96,12 +98,13 @@ def open_adm(
     architecture: Architecture | None = None,
     schedule: str | None = None,
     label: int | None = None,
+    key: str | None = None,
 ) -> Checkpoint:
     """Reads and converts a checkpoint; arguments and errors are those of ``load_adm``."""
     known = _settings(preset, architecture, schedule)
     known.architecture.require_label(label)
     place = _find_file(source, known)
-    state = read_weights(place)
+    state = unwrapped(read_weights(place, key), blank_state(known.architecture))
     faults = misfits(state, known.architecture)
     if faults:
         what = f"preset {preset}" if preset else "the given architecture"

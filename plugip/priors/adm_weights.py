@@ -20,8 +20,12 @@ TIME_BIAS = "time_embed.2.bias"
 POINTWISE = (".qkv.weight", ".proj_out.weight")
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
+def read_weights(file: Path, key: str | None = None) -> dict[str, Tensor]:
     """Reads a checkpoint's tensors, and nothing but tensors, onto the CPU.
+
+    Args:
+        file: The checkpoint.
+        key: Where the state dict lies in it, such as ``ema``; not needed if it is one.
 
     Raises:
         WeightsError: If the file is damaged, a web page, or holds other objects than tensors.
@@ -33,7 +37,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             f"{file} is a web page of {file.stat().st_size} bytes, not the weights: the server "
             "asked something instead of sending them; download it with a browser"
         )
-    return read_tensors(file)
+    return read_tensors(file, key)
 
 
 def misfits(state: Mapping[str, Tensor], architecture: Architecture) -> list[str]:

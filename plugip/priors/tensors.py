@@ -20,7 +20,9 @@ class WeightsError(ValueError):
     """Says which file of a prior is missing or broken, where it was looked for, and what to do."""
 
 
-def load_weights(network: nn.Module, source: str | Path, key: str | None = None) -> nn.Module:
+def load_weights(
+    network: nn.Module, source: str | Path, key: str | None = None, prefix: str = ""
+) -> nn.Module:
     """Fills a network with the weights of a file; every name and shape must fit.
 
     No code in the file is run, and nothing is left at random.
@@ -29,6 +31,8 @@ def load_weights(network: nn.Module, source: str | Path, key: str | None = None)
         network: The network, built by its authors' code; its values are overwritten.
         source: A ``.safetensors`` file, or a PyTorch file that holds a state dict.
         key: Where the state dict lies in a checkpoint, such as torchcfm's ``ema_model``.
+        prefix: What the network's names begin with in the file, such as Lightning's ``model.``;
+            other names are left out. What DataParallel and torch.compile add is known.
 
     Returns:
         The network.
@@ -38,7 +42,7 @@ def load_weights(network: nn.Module, source: str | Path, key: str | None = None)
             the first differing names are given.
     """
     file, own = Path(source).expanduser(), network.state_dict()
-    tensors = _unwrapped(read_tensors(file, key), own)
+    tensors = unwrapped(_under(read_tensors(file, key), prefix, file), own)
     faults = differences(tensors, own)
     if faults:
         raise WeightsError(
@@ -174,7 +178,17 @@ def _is_state_dict(held: Any) -> bool:
     return isinstance(held, Mapping) and bool(held) and all(map(torch.is_tensor, held.values()))
 
 
-def _unwrapped(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _under(tensors: dict[str, Tensor], prefix: str, file: Path) -> dict[str, Tensor]:
+    """Returns the tensors whose names begin with a prefix, without it."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    if not names:
+        raise WeightsError(
+            f"no name in {file} begins with prefix {prefix!r}; it holds {_first(list(tensors))}"
+        )
+    return {name.removeprefix(prefix): tensors[name] for name in names}
+
+
+def unwrapped(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Drops a wrapper's prefix that every name in the file has and the network's have not."""
     for prefix in WRAPPERS:
         wrapped = all(name.startswith(prefix) for name in tensors)

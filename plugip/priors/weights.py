@@ -6,15 +6,21 @@ Never random weights: a missing file, key or connection is an error, one sentenc
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from plugip.priors.declaration import read_json
+from plugip.priors.tensors import (
+    WRAPPERS,
+    read_torch_file,
+    require_safetensors,
+    settle,
+    shortened,
+)
 from plugip.priors.tensors import WeightsError as WeightsError
-from plugip.priors.tensors import read_torch_file, require_safetensors, settle, shortened
 
 NAME = "diffusion_pytorch_model"
 INDEX = f"{NAME}.safetensors.index.json"  # beside weights that are split over several files
@@ -174,9 +180,28 @@ def _weights_file(home: Path) -> Path:
             _require_part(home / name, index)
         return index
     if old.is_file():
-        read_torch_file(old, "meta")
+        _require_plain(read_torch_file(old, "meta"), old)
         return old
     raise WeightsError(f"{home.absolute()} has a config.json but no {safe.name} (or {old.name})")
+
+
+def _require_plain(held: Any, file: Path) -> None:
+    """Raises a WeightsError if a .bin is no bare state dict, as diffusers needs it."""
+    if not isinstance(held, Mapping) or not held:
+        raise WeightsError(f"{file} holds no table of weights; was it saved by net.state_dict()?")
+    wrapper = next((w for w in WRAPPERS if all(str(name).startswith(w) for name in held)), None)
+    table = next((name for name, v in dict(held).items() if isinstance(v, Mapping)), None)
+    if table is not None:
+        fault, cure = f"holds its weights under {table!r}", f"held[{table!r}]"
+    elif wrapper is not None:
+        fault = f"has {wrapper!r} before every name"
+        cure = f"{{name.removeprefix({wrapper!r}): v for name, v in held.items()}}"
+    else:
+        return
+    raise WeightsError(
+        f"{file} {fault}, which diffusers does not read; write the bare table: "
+        f"held = torch.load({file.name!r}, weights_only=True); torch.save({cure}, {file.name!r})"
+    )
 
 
 def _require_part(file: Path, index: Path) -> None:

@@ -1,5 +1,6 @@
 """ADM files: found, read without running code, fitted exactly, or refused in one sentence."""
 
+import functools
 import os
 import pickle
 from pathlib import Path
@@ -11,6 +12,7 @@ from configs import prior_config
 from omegaconf import OmegaConf
 
 from plugip.building import BuildError, build
+from plugip.cli.convert import _parser
 from plugip.priors import ProbeError, WeightsError, load_adm
 from plugip.priors.adm_layout import Architecture
 from plugip.priors.adm_presets import PRESETS, Preset
@@ -204,3 +206,26 @@ def test_a_checkpoint_around_the_weights_is_refused(file):
 def test_the_probe_refuses_weights_that_were_never_trained(file):
     with pytest.raises(ProbeError, match="not the weights of a trained denoiser"):
         load_adm(str(file), architecture=TINY)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", ""])
+@pytest.mark.parametrize("key", [None, "ema", "model"])
+def test_tables_and_wrappers_of_training_scripts(tmp_path, wrapper, key):
+    state = {wrapper + name: value for name, value in RandomFile(TINY).state.items()}
+    held = state if key is None else {"ema": state, "model": state, "step": 3}
+    torch.save(held, tmp_path / "net.pt")
+    load = functools.partial(load_adm, str(tmp_path / "net.pt"), architecture=TINY, probe=False)
+    plain = tmp_path / "plain.pt"
+    torch.save(RandomFile(TINY).state, plain)
+    want = load_adm(str(plain), architecture=TINY, probe=False).net.state_dict()
+    got = load(key=key).net.state_dict()
+    assert all(torch.equal(value, want[name]) for name, value in got.items())
+    if key is not None:
+        with pytest.raises(WeightsError, match="key"):
+            load()
+
+
+def test_every_adm_config_has_the_key_that_errors_name():
+    for name in ("adm", "ffhq256", "imagenet64"):
+        assert prior_config(name).key is None
+    assert "--key" in _parser().format_help()

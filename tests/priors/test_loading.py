@@ -11,6 +11,7 @@ import torch
 
 from plugip.path import UNIT, DiscretePath, FlowPath, Prediction
 from plugip.priors import DiffusersUNet, ProbeError, WeightsError
+from plugip.priors.weights import load_unet
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -262,3 +263,19 @@ def test_a_hub_id_while_offline_fails_at_once(monkeypatch):
     with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set"):
         load("plugip-tests/no-such-prior")
     assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("fault", ["module.", "_orig_mod.", "state_dict", "no table"])
+def test_an_old_file_that_is_no_bare_table_is_one_sentence(tmp_path, unet, capfd, fault):
+    net = unet()
+    net.save_config(tmp_path)
+    state = net.state_dict()
+    held = {
+        "state_dict": {"state_dict": state, "step": 3},
+        "no table": [torch.zeros(2)],
+    }.get(fault, {fault + name: value for name, value in state.items()})
+    torch.save(held, tmp_path / "diffusion_pytorch_model.bin")
+    with pytest.raises(WeightsError, match=fault) as caught:
+        load_unet(tmp_path)
+    assert len(str(caught.value)) < 600
+    assert "".join(capfd.readouterr()) == ""

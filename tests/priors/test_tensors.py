@@ -182,3 +182,13 @@ def test_damaged_files_of_any_kind_are_refused_in_one_way(tmp_path):
         except WeightsError:
             refused += 1
     assert refused > 250
+
+
+def test_a_prefix_chooses_one_network_of_several(tmp_path):
+    state = trained().state_dict()
+    others = {f"ema.{name}": 0 * value for name, value in state.items()}
+    file = save({f"model.module.{k}": v for k, v in state.items()} | others, tmp_path / "a.ckpt")
+    assert_equal(load_weights(TinyNet(), file, prefix="model."), state)
+    assert_equal(load_weights(TinyNet(), file, prefix="model.module."), state)
+    with pytest.raises(WeightsError, match="prefix 'net"):
+        load_weights(TinyNet(), file, prefix="net.")
