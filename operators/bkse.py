@@ -18,6 +18,7 @@ from torch import Tensor
 from plugip.operator import Operator, Shape
 from plugip.operators._options import require_positive
 from plugip.operators.bkse_network import BKSENetwork, KernelExtractor
+from plugip.rng import open_stream, stream_key
 
 if TYPE_CHECKING:
     from plugip.rng import Rng
@@ -272,7 +273,7 @@ def _require_tensors(file: Path, have: Mapping[str, Tensor], want: dict[str, Sha
 
 def _fill(network: BKSENetwork, rng_seed: int) -> BKSENetwork:
     """Overwrites the weights by scaled normal numbers, that keep the size of activations."""
-    stream = torch.Generator().manual_seed(rng_seed)
+    stream = open_stream(stream_key(rng_seed, "weights", ""))
     with torch.no_grad():
         for weight in network.parameters():
             fan_in = max(1, weight[0].numel())

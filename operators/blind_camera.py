@@ -98,6 +98,8 @@ class BlindExposure(BlindOperator[Tensor]):
         ValueError: If ``between`` is not (low, high) with 0 < low <= high.
     """
 
+    told_by = ("truth", "between")
+
     def __init__(
         self, between: tuple[float, float] = (0.5, 2.0), per_channel: bool = False
     ) -> None:
@@ -105,7 +107,8 @@ class BlindExposure(BlindOperator[Tensor]):
         low, high = between
         if not 0 < low <= high < math.inf:
             raise ValueError(f"between must be (low, high) with 0 < low <= high, got {between}")
-        self.between, self.per_channel = (low, high), per_channel
+        self.between: tuple[float, float] | None = (low, high)
+        self.per_channel = per_channel
         self.learning_rate_hint = 0.02  # of the logarithm
 
     def init_theta(self, rng: Rng, like: Tensor) -> Tensor:
@@ -118,6 +121,8 @@ class BlindExposure(BlindOperator[Tensor]):
         return Exposure(theta)
 
     def draw_theta(self, rng: Rng, x_shape: Shape) -> Tensor:
+        if self.between is None:
+            return super().draw_theta(rng, x_shape)
         low, high = (math.log(bound) for bound in self.between)
         return (low + (high - low) * rng.uniform(self._shape(x_shape))).exp()
 

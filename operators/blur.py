@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from plugip.linalg import widened
 from plugip.operator import LinearOperator, Shape, SpectralOperator, damping_like, require_batch
 from plugip.operators._memo import Remembers
 from plugip.operators.correlation import BOUNDARIES, Correlation, require_fit
@@ -229,7 +230,7 @@ class CircularBlur(Blur, SpectralOperator):
             "full",
             self.kernel,
             (geometry,),
-            lambda: FourierSpectrum.of(geometry.full_transfer(self._taps().double())),
+            lambda: FourierSpectrum.of(geometry.full_transfer(widened(self._taps()))),
         )
 
     def solve_normal(self, b: Tensor, lam: float | Tensor) -> Tensor:

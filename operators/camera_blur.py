@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from plugip.linalg import widened
 from plugip.operator import Operator, Shape
 from plugip.operators._options import require_positive
 from plugip.operators.correlation import Correlation, require_fit
@@ -259,7 +260,7 @@ def _require_kernel(kernel: Tensor) -> Tensor:
     if not kernel.is_floating_point() or bool((kernel < 0).any()):
         raise ValueError("kernel must be floating point and not negative: it weighs light")
     kernels = kernel if kernel.ndim == 3 else kernel[None]
-    totals = kernels.double().sum((-2, -1))
+    totals = widened(kernels).sum((-2, -1))
     if not bool(((totals - 1).abs() < 1e-5).all()):
         worst = float(totals[(totals - 1).abs().argmax()])
         raise ValueError(f"kernel must have sum 1, got {worst:.6g}; use kernel / kernel.sum()")

@@ -20,9 +20,13 @@ class ParallelBeamCT(LinearOperator):
     .. math:: y(t, \theta) = \sum_s u(R_\theta (t, s))
 
     The image, surrounded by zeros up to D = ceil(diagonal) pixels, is rotated with bilinear
-    interpolation and its rows are summed. x is (B, C, H, W); y is (B, C, D, angles), in pixels
-    times the values of x. The map is linear in x; of an attenuation u = (x + 1) / 2 the sums are
-    (A x + A 1) / 2. The adjoint is exact, the transpose of the interpolation.
+    interpolation about the middle of that square, (D - 1) / 2, and its rows are summed.
+    scikit-image's ``radon`` turns about pixel D // 2 instead: for odd D the two are equal, for
+    even D its axis lies half a pixel further right and down.
+
+    x is (B, C, H, W); y is (B, C, D, angles), in pixels times the values of x. The map is linear
+    in x; of an attenuation u = (x + 1) / 2 the sums are (A x + A 1) / 2. The adjoint is exact, the
+    transpose of the interpolation.
 
     Args:
         angles: Number of angles, evenly spaced in [0, 180); or a list of angles in degrees. 20 to
@@ -162,16 +166,16 @@ def _places(
 ) -> Tensor:
     """Where each pixel of the rotated images is found in the image, (angles, D, D, 2)."""
     with torch.inference_mode(False):
-        turn = torch.arange(d, dtype=torch.float64, device=device) - (d - 1) / 2
+        turn = torch.arange(d, dtype=torch.float64) - (d - 1) / 2
         down, across = turn[:, None], turn[None, :]
         cosine, sine = (
-            torch.tensor([f(a) for a in angles], dtype=torch.float64, device=device)[:, None, None]
+            torch.tensor([f(a) for a in angles], dtype=torch.float64)[:, None, None]
             for f in (cos, sin)
         )
         columns = cosine * across + sine * down + (d - 1) / 2 - (d // 2 - w // 2)
         rows = cosine * down - sine * across + (d - 1) / 2 - (d // 2 - h // 2)
         grid = torch.stack([(2 * columns + 1) / w - 1, (2 * rows + 1) / h - 1], dim=-1)
-        return grid.to(dtype)
+        return grid.to(device, dtype)
 
 
 def _ramp_filtered(y: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from plugip.linalg import widened
 from plugip.operator import Shape, SpectralOperator
 from plugip.operators._complex import (
     FieldOperator,
@@ -66,7 +67,7 @@ class GaussianProjections:
     def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
         """Draws the matrix, (m, n); it depends on the run's seed, not on the images."""
         m, n = self.rows(x_shape), x_shape[-2] * x_shape[-1]
-        shared = Rng(rng.rng_seed, rng.purpose, ["all images"])
+        shared = rng.shared()
         if not self.complex_valued:
             return shared.normal((m, n))[0] / m**0.5
         return torch.view_as_complex(shared.normal((m, n, 2))[0]) / (2 * m) ** 0.5
@@ -237,7 +238,7 @@ class LinearInverseScattering(DenseField, SpectralOperator):
         return factors
 
     def _decomposed(self) -> DenseSpectrum:
-        matrix = torch.view_as_complex(self.matrix_parts.double())
+        matrix = torch.view_as_complex(widened(self.matrix_parts))
         return DenseSpectrum.of(matrix, self.domain, self._sides())
 
     def solve_normal(self, b: Tensor, lam: float | Tensor) -> Tensor:

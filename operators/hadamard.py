@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from plugip.linalg import wide
 from plugip.operator import Shape
 from plugip.operators._options import as_sides, require_sampler
 from plugip.operators._vectors import (
@@ -122,7 +123,7 @@ class WalshHadamard(RowOrthonormal):
 
     def spectrum(self, x_shape: Shape) -> Spectrum:
         rows = self._fixed(x_shape)
-        one = torch.ones(rows.shape, dtype=torch.float64, device=rows.device)
+        one = torch.ones(rows.shape, dtype=wide(rows), device=rows.device)
         s = placed(one[:, None], rows, x_shape[-2] * x_shape[-1])
         return HadamardSpectrum(s.unflatten(-1, x_shape[-2:]), self)
 

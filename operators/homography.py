@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from plugip.linalg import wide, widened
 from plugip.operator import LinearOperator, Shape
 from plugip.operators._options import require_positive, require_sampler
 from plugip.operators._vectors import picked
@@ -147,8 +148,8 @@ class HomographyBlur(MovedFrames):
     def frames(self, x: Tensor) -> Tensor:
         h, w = x.shape[-2:]
         margins = self.margins(h, w)
-        grid = torch.cartesian_prod(*(_centred(n, x.device) for n in (h, w)))
-        seen = _origins(_pulled_back(self.homographies.double(), grid), (h, w))
+        grid = torch.cartesian_prod(*(_centred(n, x) for n in (h, w)))
+        seen = _origins(_pulled_back(self.homographies.to(wide(x)), grid), (h, w))
         places = [place + margin[0] + 1 for place, margin in zip(seen, margins, strict=True)]
         return _fetched(ringed(x, margins, self.boundary), *places).unflatten(-1, (h, w))
 
@@ -181,9 +182,10 @@ class ProjectiveBlur(HomographyBlur, LinearOperator):
         return self.frames(x).mean(2)
 
 
-def _centred(side: int, device: torch.device | None = None) -> Tensor:
-    """Returns the places of pixels from the middle of a side, float64."""
-    return torch.arange(side, dtype=torch.float64, device=device) - (side - 1) / 2
+def _centred(side: int, like: Tensor | None = None) -> Tensor:
+    """Returns the places of pixels from the middle of a side, float64 where there is one."""
+    there = torch.empty(0) if like is None else like
+    return torch.arange(side, dtype=wide(there), device=there.device) - (side - 1) / 2
 
 
 def _pulled_back(homographies: Tensor, points: Tensor) -> Tensor:
@@ -250,6 +252,6 @@ def _require_homographies(matrices: Tensor) -> Tensor:
         )
     if not paths.is_floating_point() or not bool(paths.isfinite().all()):
         raise ValueError("homographies must be floating point and finite")
-    if bool((torch.linalg.det(paths.double()) == 0).any()):
+    if bool((torch.linalg.det(widened(paths)) == 0).any()):
         raise ValueError("a homography has no inverse: its determinant is 0")
     return paths

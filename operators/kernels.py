@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from plugip.operator import Shape
+from plugip.operators._from_file import kernel_values
 from plugip.operators._options import as_sides, require_count, require_odd, require_positive
 
 if TYPE_CHECKING:
@@ -138,12 +139,17 @@ class DefocusKernel(FixedKernel):
 class FileKernel(FixedKernel):
     """Reads a kernel from a NumPy file (.npy) or a grey picture, and scales it to sum 1.
 
+    A picture may have 8 or 16 bits, or be a TIFF of int32 or float32; black is 0. A kernel drawn
+    in one colour on a transparent ground is its alpha. Files that leave open which values are the
+    kernel, such as coloured plots, are refused.
+
     Args:
         path: File; relative paths start at the working directory.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds no two-dimensional array, or its sum is not positive.
+        ValueError: If it holds no two-dimensional array, leaves open which values are meant, or
+            its sum is not positive.
     """
 
     path: str
@@ -154,14 +160,8 @@ class FileKernel(FixedKernel):
 
     def build(self) -> Tensor:
         """Returns the kernel, (kh, kw), float64, with sum 1."""
-        raw = _read(Path(self.path))
-        if raw.ndim != 2 or raw.dtype.kind not in "fiub":
-            raise ValueError(
-                f"a kernel must be a two-dimensional real array, but {self.path} holds "
-                f"{raw.dtype} of shape {raw.shape}"
-            )
-        kernel = torch.from_numpy(raw.astype(np.float64))
-        if not bool(kernel.isfinite().all()) or not float(kernel.sum()) > 0:
+        kernel = torch.from_numpy(kernel_values(Path(self.path)).astype(np.float64))
+        if not bool(kernel.isfinite().all()) or not 0 < float(kernel.sum()) < math.inf:
             raise ValueError(
                 f"the kernel in {self.path} must be finite with a positive sum, "
                 f"got {float(kernel.sum()):.6g}"
@@ -325,15 +325,3 @@ def _smoothed(kernel: Tensor, std: float) -> Tensor:
     bell = torch.exp(-0.5 * (torch.arange(-4, 5, dtype=torch.float64) / std) ** 2)
     bell = torch.outer(bell, bell) / bell.sum() ** 2
     return torch.nn.functional.conv2d(kernel[None, None], bell[None, None], padding=4)[0, 0]
-
-
-def _read(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        if path.suffix == ".npy":
-            return np.load(path)
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("L"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read a kernel from {path}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plugip.image_io import centred
 from plugip.operator import Shape
+from plugip.operators._from_file import white_pixels
 from plugip.operators._options import as_sides, require_count
 from plugip.options import require_choice
 
@@ -172,16 +175,22 @@ class ExtremeMask:
 
 @dataclass(frozen=True)
 class FileMask:
-    """Reads one mask for all images from a PNG (or another picture) or a NumPy file.
+    """Reads one mask for all images from a PNG (another picture) or a NumPy file.
 
-    Grey values above half of the full range are white. A NumPy array may be boolean, in [0, 1],
-    or of 8 or 16 bits. Colour pictures are turned to
-    grey first; transparency is ignored.
+    The file is treated as a photograph is by ``data.size``: turned upright by its EXIF tag, and,
+    where the images are square, cropped to its largest centred square. So the mask of a photograph
+    that has the photograph's own size hides the same pixels.
+
+    Grey values above half of the full range are white; colour pictures are turned to grey first.
+    Values may be boolean, in [0, 1], or whole ones in 0..255 or 0..65535 of any type. What is
+    transparent counts as black where all that is visible is white, and the other way round. A mask
+    that hides nothing is used with a warning.
 
     Args:
         path: File, read when the masks are drawn; relative paths start at the working directory.
         observed: Which pixels are known: "white" or "black".
-        resize: "error" refuses a mask of another size than the images, "nearest" scales it.
+        resize: "error" refuses a mask that has another size than the images after that crop,
+            "nearest" scales it.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -200,49 +209,35 @@ class FileMask:
             raise FileNotFoundError(f"no mask file {self.path!r} (from {Path.cwd()})")
 
     def draw(self, rng: Rng, x_shape: Shape) -> Tensor:
-        white = torch.from_numpy(_read_grey(Path(self.path)) > 0.5)
-        mask = (white if self.observed == "white" else ~white).float()[None, None]
+        white = torch.from_numpy(white_pixels(Path(self.path)))
+        mask = self._fitted((white if self.observed == "white" else ~white).float(), x_shape)
         if not mask.any():
             raise ValueError(
                 f"mask {self.path} leaves no pixel observed with observed={self.observed!r}; "
                 "try the other polarity"
             )
-        return self._fitted(mask, x_shape).repeat(len(rng), 1, 1, 1)
+        if mask.all():
+            warnings.warn(
+                f"mask {self.path} hides nothing of the images with observed={self.observed!r}; "
+                "look at the file, or try the other polarity",
+                stacklevel=2,
+            )
+        return mask.repeat(len(rng), 1, 1, 1)
 
     def _fitted(self, mask: Tensor, x_shape: Shape) -> Tensor:
-        given, wanted = tuple(mask.shape[-2:]), tuple(x_shape[-2:])
-        if given == wanted:
-            return mask
+        """Returns a mask, (H, W), as (1, 1, H, W) of the images."""
+        given, wanted = tuple(mask.shape), tuple(x_shape[-2:])
+        if given != wanted and wanted[0] == wanted[1]:
+            mask = mask[centred(*given)]
+        if tuple(mask.shape) == wanted:
+            return mask[None, None]
         if self.resize == "nearest":
-            return torch.nn.functional.interpolate(mask, wanted, mode="nearest-exact")
+            return torch.nn.functional.interpolate(mask[None, None], wanted, mode="nearest-exact")
         raise ValueError(
             f"mask {self.path} has {given[0]} x {given[1]} pixels, but the images have "
-            f"{wanted[0]} x {wanted[1]}; give a mask of that size, or resize='nearest'"
+            f"{wanted[0]} x {wanted[1]}; give a mask of that size, or resize='nearest', which "
+            "crops it to a square as data.size does, where the images are square, and scales it"
         )
-
-
-def _read_grey(path: Path) -> np.ndarray:
-    """Returns grey values in [0, 1], (H, W)."""
-    try:
-        raw = np.load(path) if path.suffix == ".npy" else _read_picture(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read a mask from {path}: {error}") from error
-    grey = raw.astype(np.float64)
-    if raw.dtype in (np.uint8, np.uint16) and grey.max(initial=0) > 1:
-        grey = grey / np.iinfo(raw.dtype).max
-    if raw.ndim != 2 or not ((grey >= 0) & (grey <= 1)).all():
-        raise ValueError(
-            f"a mask must be a two-dimensional array with values in [0, 1] or of 8 or 16 bits, "
-            f"but {path} holds {raw.dtype} of shape {raw.shape}"
-        )
-    return grey
-
-
-def _read_picture(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return np.asarray(picture if picture.mode in ("L", "1", "I;16") else picture.convert("L"))
 
 
 def legacy_dps_mask(

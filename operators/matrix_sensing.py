@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from plugip.linalg import widened
 from plugip.operator import Shape, SpectralOperator
 from plugip.operators._options import as_sides, require_count, require_sampler
 from plugip.operators._vectors import RowOrthonormal, image_shape, require_image_size
@@ -275,7 +276,7 @@ class MatrixSpectrum(Spectrum):
 
 def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Decomposes (1|B, m, n) in float64; V is complete, and s has zeros for what is not seen."""
-    u, s, vt = torch.linalg.svd(matrix.double(), full_matrices=True)
+    u, s, vt = torch.linalg.svd(widened(matrix), full_matrices=True)
     return u, torch.nn.functional.pad(s, (0, vt.shape[-1] - s.shape[-1])), vt
 
 

@@ -154,7 +154,7 @@ class OrthonormalRows(_Share):
 
 def streams(rng: Rng, shared: bool) -> Rng:
     """Returns the streams of the images, or one stream that is the same in every batch."""
-    return Rng(rng.rng_seed, rng.purpose, ["all images"]) if shared else rng
+    return rng.shared() if shared else rng
 
 
 def _require_small(n: int) -> None:

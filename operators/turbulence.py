@@ -128,6 +128,8 @@ class BlindTurbulence(BlindOperator[dict[str, Tensor]]):
     a step of 1e-7, which leaves it at its first guess; the hint here, 0.01 pixel, moves it.
     """
 
+    told_by = ("truth", "tilt")
+
     def __init__(
         self,
         kernel_size: int | tuple[int, int] = 33,
@@ -142,7 +144,7 @@ class BlindTurbulence(BlindOperator[dict[str, Tensor]]):
         self.constraint = require_choice(constraint, CONSTRAINTS, "constraint")
         self.boundary = require_choice(boundary, BOUNDARIES, "boundary")
         self.origin = tap_origin(self.kernel_size, origin)
-        self.tilt = TiltSampler() if tilt is None else tilt
+        self.tilt: TiltSampler | None = TiltSampler() if tilt is None else tilt
         self.learning_rate_hint = {"tilt": 0.01, "kernel": CONSTRAINTS[constraint].step}
 
     def init_theta(self, rng: Rng, like: Tensor) -> dict[str, Tensor]:
@@ -158,7 +160,7 @@ class BlindTurbulence(BlindOperator[dict[str, Tensor]]):
         return turbulence(theta["tilt"], theta["kernel"], self.boundary, self.origin)
 
     def draw_theta(self, rng: Rng, x_shape: Shape) -> dict[str, Tensor]:
-        if self.truth is None:
+        if self.truth is None or self.tilt is None:
             return super().draw_theta(rng, x_shape)
         kernel = drawn_kernel(
             self.truth, rng.child("kernel"), x_shape, self.kernel_size, self.origin

@@ -1,40 +1,26 @@
-"""From configs to objects: the only caller of Hydra's instantiate, behind an allowlist.
+"""From configs to objects, behind an allowlist.
 
 A config is code: ``_target_`` names anything that Python can import. So each target is located
-first, and the object found there, not only the dotted name, must belong to plugip, to a short list
-of torch names, or to a package that the user trusts.
+first, and the object found there, not only the dotted name, must be a part of plugip, of a short
+list of torch names, or of a package that the user trusts. What was checked is what is called.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import Container, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from plugip.arguments import misfit, parameters_of
 from plugip.options import nearest
+from plugip.parts import ADVICE, TORCH_ADVICE, identity, is_part, may_name
+from plugip.refusals import named
 
-# Rooms that write files, read argv or build further configs: no config has business there.
-CLOSED_ROOMS = (
-    "building",
-    "cli",
-    "experiment",
-    "figures",
-    "fitting",
-    "gallery",
-    "record",
-    "testing",
-    "training",
-)
-TENSORS = ("tensor", "zeros", "ones", "full", "eye", "linspace", "arange", "device")
 SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
 
@@ -56,7 +42,8 @@ def build(cfg: Any, trusted: Sequence[str] = ()) -> Any:
         The object; containers come as plain lists and dicts.
 
     Raises:
-        BuildError: If a target is not found or not trusted, or an argument is unknown or missing.
+        BuildError: If a target is not found or not trusted, or an argument is unknown, missing or
+            of another type than its annotation says.
         ValueError, TypeError, OSError: What a constructor raises, unchanged.
 
     Example:
@@ -64,13 +51,12 @@ def build(cfg: Any, trusted: Sequence[str] = ()) -> Any:
         GaussianNoise(std=0.1 on [-1, 1] = 0.05 on [0, 1])
     """
     plain = resolved(cfg)
-    for where, node in _targets(plain, ""):
-        _check_arguments(node, _trusted_object(str(node["_target_"]), where, trusted), where)
-    try:
-        built = instantiate(plain, _convert_="all")
-    except InstantiationException as error:
-        raise _origin(error) from error
-    return _unwrap(built)
+    if not isinstance(plain, (dict, list, type(None))):
+        raise TypeError(
+            f"build takes a config, such as {{'_target_': 'plugip.operators.Decimate'}}, got "
+            f"{named(cfg)}"
+        )
+    return _built(plain, "", require_trusted(plain, trusted))
 
 
 def resolved(cfg: Any) -> Any:
@@ -79,7 +65,11 @@ def resolved(cfg: Any) -> Any:
     Raises:
         BuildError: If a mandatory value (``???``) is missing or an interpolation leads nowhere.
     """
-    if not isinstance(cfg, (DictConfig, ListConfig)):
+    if isinstance(cfg, Mapping) and not isinstance(cfg, Container):
+        return {key: resolved(value) for key, value in cfg.items()}
+    if isinstance(cfg, (list, tuple)):
+        return [resolved(value) for value in cfg]
+    if not isinstance(cfg, Container):
         return cfg
     try:
         return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -92,77 +82,97 @@ def resolved(cfg: Any) -> Any:
         raise BuildError(f"{error.full_key} cannot be resolved: {reason}") from error
 
 
+def require_trusted(plain: Any, trusted: Sequence[str], only: bool = False) -> dict[str, Any]:
+    """Checks every target of a plain config, and returns the objects found by their places.
+
+    Args:
+        plain: Plain dicts and lists.
+        trusted: Packages of the user's.
+        only: Take nothing but objects of those.
+
+    Raises:
+        BuildError: As ``build`` does.
+    """
+    found = {}
+    for where, node in _targets(plain, ""):
+        found[where] = _trusted_object(node["_target_"], where, trusted, only)
+        _check_arguments(node, found[where], where)
+    return found
+
+
+def _built(node: Any, where: str, found: dict[str, Any]) -> Any:
+    """Builds a checked node, inner ones first."""
+    if isinstance(node, list):
+        return [_built(value, f"{where}[{i}]", found) for i, value in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    if "_target_" not in node:
+        return {key: _built(v, _below(where, key), found) for key, v in node.items()}
+    inner = node.get("_recursive_", True)
+    given = {
+        key: _built(v, _below(where, key), found) if inner else v
+        for key, v in node.items()
+        if key not in SPECIAL or key == "_args_"
+    }
+    arguments = given.pop("_args_", [])
+    _check_types(given, found[where], where)
+    if node.get("_partial_"):
+        return functools.partial(found[where], *arguments, **given)
+    return found[where](*arguments, **given)
+
+
 def _targets(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields every dict with a target, wherever it is nested, with its dotted place."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield where, node
         for key, value in node.items():
-            yield from _targets(value, f"{where}.{key}" if where else str(key))
-    elif isinstance(node, (list, tuple)):
+            yield from _targets(value, _below(where, key))
+    elif isinstance(node, list):
         for i, value in enumerate(node):
             yield from _targets(value, f"{where}[{i}]")
 
 
-def _trusted_object(target: str, where: str, trusted: Sequence[str]) -> Any:
+def _below(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _trusted_object(target: Any, where: str, trusted: Sequence[str], only: bool) -> Any:
     # The name is checked before anything is imported, since an import runs code; the object is
     # checked after, because plugip.data.os.system has a harmless prefix.
-    if not _allowed_name(target, trusted):
+    if not isinstance(target, str):
+        raise BuildError(f"{_place(where)}_target_ must be a dotted name, got {target!r}")
+    ours = may_name(target) and not only
+    if not (ours or _named_by(trusted, target)):
         raise _untrusted(target, where, target.split(".")[0])
-    found = _locate(target, where)
-    if not _allowed_object(found, trusted):
-        raise _untrusted(target, where, _identity(found).split(".")[0])
-    return found
-
-
-def _allowed_name(name: str, trusted: Sequence[str]) -> bool:
-    top, *rest = name.split(".")
-    plugip = top == "plugip" and bool(rest) and rest[0] not in CLOSED_ROOMS
-    return plugip or top == "torch" or _named_by(trusted, name)
-
-
-def _allowed_object(found: Any, trusted: Sequence[str]) -> bool:
-    name = _identity(found)
-    if _named_by(trusted, name) or _allowed_torch(found):
-        return True
-    return not name.startswith("torch.") and _allowed_name(name, trusted)
+    found, owner = _locate(target, where)
+    if _named_by(trusted, identity(found)) or (ours and is_part(target, found, owner)):
+        return found
+    raise _untrusted(target, where, identity(found).split(".")[0])
 
 
 def _named_by(packages: Sequence[str], name: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def _allowed_torch(found: Any) -> bool:
-    kinds = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
-    if isinstance(found, type) and issubclass(found, kinds):
-        return _identity(found).startswith(("torch.nn.modules.", "torch.optim."))
-    return any(found is getattr(torch, name) for name in TENSORS)
-
-
-def _identity(found: Any) -> str:
-    """Returns the object's own module and qualified name, whatever name led to it."""
-    if inspect.ismodule(found):
-        return found.__name__
-    module = getattr(found, "__module__", None) or type(found).__module__
-    return f"{module}.{getattr(found, '__qualname__', type(found).__qualname__)}"
-
-
-def _locate(target: str, where: str) -> Any:
+def _locate(target: str, where: str) -> tuple[Any, Any]:
+    """Returns the object of that name, and the module or class that holds it."""
     names = target.split(".")
     found, depth = _deepest_module(names, target, where)
+    owner = None
     for name in names[depth:]:
         if not hasattr(found, name):
             public = [n for n in dir(found) if not n.startswith("_")]
             raise BuildError(
-                f"{_place(where)}_target_ {target} does not exist: {_identity(found)} has no "
+                f"{_place(where)}_target_ {target} does not exist: {identity(found)} has no "
                 f"{name!r}{nearest(name, public)}"
             )
-        found = getattr(found, name)
+        owner, found = found, getattr(found, name)
     if not callable(found):
         raise BuildError(
             f"{_place(where)}_target_ {target} is a {type(found).__name__}, not a class"
         )
-    return found
+    return found, owner
 
 
 def _deepest_module(names: list[str], target: str, where: str) -> tuple[Any, int]:
@@ -187,9 +197,8 @@ def _deepest_module(names: list[str], target: str, where: str) -> tuple[Any, int
 
 
 def _check_arguments(node: dict[str, Any], found: Any, where: str) -> None:
-    try:
-        parameters = inspect.signature(found).parameters
-    except (TypeError, ValueError):  # some built-in functions do not tell
+    parameters = parameters_of(found)
+    if parameters is None:
         return
     name = getattr(found, "__qualname__", str(node["_target_"]))
     given = [str(key) for key in node if key not in SPECIAL]
@@ -206,17 +215,32 @@ def _check_arguments(node: dict[str, Any], found: Any, where: str) -> None:
         raise BuildError(
             f"{_place(where)}{name} needs the argument {missing[0]!r}, which is not given"
         )
+    values = {k: v for k, v in node.items() if k not in SPECIAL and not any(_targets(v, ""))}
+    _check_types(values, found, where)
+
+
+def _check_types(given: Mapping[str, Any], found: Any, where: str) -> None:
+    """Refuses arguments that are of another type than their annotations say."""
+    parameters = parameters_of(found) or {}
+    for key, value in given.items():
+        parameter = parameters.get(key)
+        if parameter is not None and not isinstance(parameter.annotation, str):
+            wrong = misfit(value, parameter.annotation, parameter.default)
+            if wrong:
+                raise BuildError(f"{_below(where, key)} {wrong}")
 
 
 def _untrusted(target: str, where: str, package: str) -> BuildError:
     if package == "torch":
-        advice = "of torch: layers, optimisers, schedulers, and torch." + ", torch.".join(TENSORS)
+        advice = TORCH_ADVICE
     elif package == "plugip":
-        advice = f"of plugip: everything but {', '.join(CLOSED_ROOMS)}"
+        advice = ADVICE
     elif package in sys.stdlib_module_names:
         advice = "nothing of Python's own library may be built; wrap it in a class of your own"
     else:
-        advice = f"if you trust that package's code, add it: trusted=[{package}]"
+        advice = (
+            f"if you trust that package's code, say so on the command line: trusted=[{package}]"
+        )
     return BuildError(
         f"{_place(where)}_target_ {target} is not trusted (configs are code); {advice}"
     )
@@ -224,18 +248,3 @@ def _untrusted(target: str, where: str, package: str) -> BuildError:
 
 def _place(where: str) -> str:
     return f"{where}: " if where else ""
-
-
-def _origin(error: InstantiationException) -> Exception:
-    """Returns what the constructor itself raised, without Hydra's wrapping."""
-    cause: BaseException = error
-    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    return cause if isinstance(cause, Exception) else error
-
-
-def _unwrap(built: Any) -> Any:
-    # Hydra's own partial checks its policy again at each call, 66 microseconds (ecosystem.md 1.4).
-    if isinstance(built, functools.partial):
-        return functools.partial(built.func, *built.args, **built.keywords)
-    return built

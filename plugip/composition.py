@@ -15,6 +15,7 @@ from plugip.operator import (
     Operator,
     Shape,
 )
+from plugip.refusals import OWN, require_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -202,17 +203,21 @@ class LatentOperator(Composition):
         super().__init__(operator, Decoder(decoder, domain_ndim))
 
 
+def require_operator(given: object, what: str = "operator") -> None:
+    """Raises a TypeError unless it is an operator."""
+    require_part(given, Operator, what, OWN)
+
+
 def _require_parts(parts: Sequence[Operator]) -> None:
-    if len(parts) < 2:
-        raise ValueError(f"stack takes two or more operators, got {len(parts)}")
     for part in parts:
-        if not isinstance(part, Operator):
-            raise TypeError(f"stack takes operators, got {type(part).__name__}")
+        require_operator(part, "each part of a stack")
         if isinstance(part, BlindOperator):
             raise TypeError(
                 f"stack cannot hold {type(part).__name__}, which has an unknown part; stack the "
                 "known operators that its at(theta) gives"
             )
+    if len(parts) < 2:
+        raise ValueError(f"stack takes two or more operators, got {len(parts)}")
     axes = sorted({part.domain_ndim for part in parts})
     if len(axes) > 1:
         listed = " and ".join(str(n) for n in axes)

@@ -1,4 +1,4 @@
-"""Images from files: reading any usual picture to [-1, 1], and folders of pictures with ids."""
+"""Images from files: any usual picture as a tensor in [-1, 1], folders of pictures with ids."""
 
 from __future__ import annotations
 
@@ -11,31 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+from plugip.image_io import (
+    SUFFIXES,
+    ImageError,
+    Listing,
+    centred,
+    left_out,
+    list_pictures,
+    printable,
+    read_picture,
+)
+from plugip.refusals import named, require_tensor
 
-_ORIENTATION, _BITS_PER_SAMPLE = 274, 258  # TIFF and EXIF tags
 # ITU-R BT.601, the weights of JPEG and of Pillow's convert("L").
 _LUMA = (0.299, 0.587, 0.114)
-# EXIF orientation -> how an (H, W, C) array becomes upright.
-_UPRIGHT = {
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a[::-1].swapaxes(0, 1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a.swapaxes(0, 1)[::-1],
-}
-
 Array = np.ndarray[Any, Any]
 PathInput = str | PathLike[str]
-
-
-class ImageError(ValueError):
-    """Says in one sentence which image cannot be used, why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +43,11 @@ class Item:
 class ImageFolder:
     """Lists the images of a folder, one file, or a list of files, and loads them one by one.
 
+    In a folder, links are followed, hidden names are passed over, and folders of results (of
+    runs and trainings of plugip) are left out; ``skipped`` names what is not taken.
+
     Args:
-        path: A folder (searched recursively, hidden names skipped), one image file, or a list of
-            image files.
+        path: A folder (searched recursively), one image file, or a list of image files.
         size: Side of the square that every image is cropped and resized to; None keeps it.
         channels: 3, or 1 for grey.
         limit: Number of images to keep, counted in sorted order; None keeps all.
@@ -68,6 +63,7 @@ class ImageFolder:
 
     def __post_init__(self) -> None:
         _check_options(self.size, self.channels)
+        _require_paths(self.path)
         if self.limit is not None:
             _check_positive("limit", self.limit)
 
@@ -75,13 +71,22 @@ class ImageFolder:
         """Returns the images by id, without opening them.
 
         An id is the path relative to the folder, with forward slashes, or the bare file name of a
-        single or listed file. Folders come sorted by id, lists in their own order.
+        single or listed file; what cannot be printed in it is written with backslashes. Folders
+        come sorted by id, lists in their own order.
 
         Raises:
             ImageError: If the path does not exist, a folder holds no image, or two listed files
                 have one name.
         """
         return self._all_items()[: self.limit]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Why entries of the folder are not taken, by id: unknown kinds, dead links, results."""
+        if not isinstance(self.path, (str, PathLike)):
+            return {}
+        root = Path(self.path).expanduser()
+        return list_pictures(root).skipped if root.is_dir() else {}
 
     def load(self, item: Item) -> Tensor:
         """Returns one image, (C, H, W), float32 in [-1, 1].
@@ -96,9 +101,10 @@ class ImageFolder:
             return _listed(self.path)
         root = Path(self.path).expanduser()
         if root.is_dir():
-            return _found(root)
+            listing = _require_some(list_pictures(root), root)
+            return [Item(id, file) for id, file in listing.files.items()]
         if root.exists():
-            return [Item(root.name, root)]
+            return [Item(printable(root.name), root)]
         raise ImageError(f"{root} does not exist; give an image file, a folder or a list of files")
 
 
@@ -112,6 +118,10 @@ def load_image(path: PathInput, size: int | None = None, channels: int = 3) -> T
 
     Transparency is laid on white. Grey pictures are repeated to 3 channels; colour becomes grey
     by BT.601 where channels is 1. An image that has the asked size already is not resampled.
+
+    Colours are sRGB. An embedded colour profile is honoured; unless it is sRGB itself, this
+    rounds pictures of 16 bits to 8. Pictures without a profile, and those whose profile is
+    damaged, are taken as sRGB; gamma and colour space told in other ways are ignored.
 
     Args:
         path: Image file.
@@ -127,7 +137,8 @@ def load_image(path: PathInput, size: int | None = None, channels: int = 3) -> T
         ValueError: If size or channels is out of range.
     """
     _check_options(size, channels)
-    pixels = torch.from_numpy(_on_white(_read(Path(path).expanduser())))
+    _require_path(path)
+    pixels = torch.from_numpy(_on_white(read_picture(Path(path).expanduser())))
     x = _with_channels(pixels.permute(2, 0, 1), channels)
     x = x if size is None else _square(x, size)
     return (x * 2 - 1).contiguous()
@@ -148,6 +159,7 @@ def to_uint(x: Tensor, bits: int = 8) -> Array:
     """
     if bits not in (8, 16):
         raise ValueError(f"bits must be 8 or 16, got {bits}")
+    require_tensor(x, "to_uint takes")
     if x.ndim != 3 or not x.is_floating_point():
         raise ValueError(
             f"to_uint takes one float image (C, H, W), got {x.dtype} {tuple(x.shape)}"
@@ -160,7 +172,8 @@ def to_uint(x: Tensor, bits: int = 8) -> Array:
 
 
 def _listed(paths: Sequence[PathInput]) -> list[Item]:
-    items = [Item(file.name, file) for file in (Path(fspath(p)).expanduser() for p in paths)]
+    files = [Path(fspath(path)).expanduser() for path in paths]
+    items = [Item(printable(file.name), file) for file in files]
     if not items:
         raise ImageError("the list of image files is empty; give at least one")
     first: dict[str, Path] = {}
@@ -174,101 +187,19 @@ def _listed(paths: Sequence[PathInput]) -> list[Item]:
     return items
 
 
-def _found(root: Path) -> list[Item]:
-    names = (file.relative_to(root) for file in root.rglob("*") if file.is_file())
-    ids = sorted(
-        name.as_posix()
-        for name in names
-        if name.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in name.parts)
-    )
-    if not ids:
-        raise ImageError(f"no image in {root} or below it; looked for {' '.join(SUFFIXES)}")
-    return [Item(id, root / id) for id in ids]
-
-
-def _read(path: Path) -> Array:
-    """Reads (H, W, 1 to 4) float32 in [0, 1], upright."""
-    if not path.exists():
-        raise ImageError(f"{path} does not exist; give the path of an image file")
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder; give one image file, or use ImageFolder")
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return _pixels(image, path)
-    except ImageError:
-        raise
-    # Decoders meet damaged files with a dozen exception types; all mean the same here.
-    except Exception as error:
-        raise ImageError(
-            f"{path} cannot be read as an image ({error}); it is damaged, not readable, or of a "
-            "kind that is not supported: save it as PNG, JPEG, WebP, BMP or TIFF, 8 or 16 bits"
-        ) from error
-
-
-def _pixels(image: Image.Image, path: Path) -> Array:
-    frames = getattr(image, "n_frames", 1)
-    # MPO is what many cameras write as .jpg: the photograph, then a preview of it.
-    if frames > 1 and image.format != "MPO":
-        raise ImageError(f"{path} holds {frames} frames; save the one that is meant on its own")
-    pixels = _read_deep(image, path) if _is_deep(image, path) else _read_8bit(image, path)
-    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-
-
-def _is_deep(image: Image.Image, path: Path) -> bool:
-    """Tells whether the file holds more than 8 bits, which Pillow drops without a word."""
-    if image.format == "PNG":
-        with path.open("rb") as file:
-            return file.read(25)[24] > 8
-    if image.format == "TIFF":
-        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))
-        return max(np.atleast_1d(bits)) > 8
-    return image.mode.startswith("I;16")
-
-
-def _read_8bit(image: Image.Image, path: Path) -> Array:
-    if image.mode in ("I", "F"):
-        raise _depth_error(path, {"I": "int32", "F": "float32"}[image.mode])
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        mode = "RGBA"
-    else:
-        mode = "L" if image.mode in ("1", "L") else "RGB"
-    pixels = np.array(image.convert(mode))
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def _read_deep(image: Image.Image, path: Path) -> Array:
-    """Reads 16-bit pixels exactly; Pillow has already proved that the file is whole."""
-    import cv2
-
-    # imdecode and not imread: imread fails on rotated TIFFs and on some non-ASCII paths.
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise ValueError("OpenCV finds no image in it")
-    if pixels.dtype != np.uint16:
-        raise _depth_error(path, str(pixels.dtype))
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]  # BGR to RGB
-    # OpenCV turns TIFFs itself, as does Pillow, which then removes the tag; neither turns PNGs.
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    return _UPRIGHT.get(orientation, np.asarray)(pixels[..., order])
-
-
-def _depth_error(path: Path, depth: str) -> ImageError:
-    return ImageError(
-        f"{path} has {depth} pixels, whose range is not defined; save it with 8 or 16 bits "
-        "per channel, unsigned"
-    )
+def _require_some(listing: Listing, root: Path) -> Listing:
+    if listing.files:
+        return listing
+    kinds, rest = " ".join(SUFFIXES), left_out(listing.skipped)
+    raise ImageError(f"no image in {root} or below it; looked for {kinds}{rest}")
 
 
 def _on_white(pixels: Array) -> Array:
-    """Lays (H, W, 4) on white; other channel counts pass."""
-    if pixels.shape[2] != 4:
+    """Lays (H, W, 2 or 4) on white; opaque pictures pass."""
+    if pixels.shape[2] in (1, 3):
         return np.ascontiguousarray(pixels)
-    alpha = pixels[..., 3:]
-    return np.ascontiguousarray(pixels[..., :3] * alpha + (1 - alpha))
+    alpha = pixels[..., -1:]
+    return np.ascontiguousarray(pixels[..., :-1] * alpha + (1 - alpha))
 
 
 def _with_channels(x: Tensor, channels: int) -> Tensor:
@@ -281,14 +212,28 @@ def _with_channels(x: Tensor, channels: int) -> Tensor:
 
 def _square(x: Tensor, size: int) -> Tensor:
     """Crops the largest centred square of (C, H, W) in [0, 1] and resizes it."""
-    height, width = x.shape[-2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    x = x[:, top : top + side, left : left + side]
-    if side == size:
+    x = x[:, *centred(*x.shape[-2:])]
+    if x.shape[-1] == size:
         return x
     resized = F.interpolate(x[None], (size, size), mode="bicubic", antialias=True)
     return resized[0].clamp(0, 1)
+
+
+def _require_paths(path: object) -> None:
+    # A tensor is a sequence too; lists of configs need not be Python's.
+    if isinstance(path, Sequence) and not isinstance(path, (str, bytes)):
+        for one in path:
+            _require_path(one)
+    else:
+        _require_path(path)
+
+
+def _require_path(path: object) -> None:
+    if not isinstance(path, (str, PathLike)):
+        raise TypeError(
+            f"path must be an image file or a folder, got {named(path)}; images in memory need no "
+            "loading, give measure(operator, x, noise) a tensor (B, C, H, W) in [-1, 1]"
+        )
 
 
 def _check_options(size: int | None, channels: int) -> None:

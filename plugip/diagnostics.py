@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -13,6 +15,20 @@ from plugip.noise import residual_moments
 from plugip.problem import Problem
 
 FITS_NOISE = 0.5  # a MAP answer may lie somewhat below 1: y's noise is in part fitted
+
+
+class Ending(IntEnum):
+    """How a search stands at an iterate.
+
+    Attributes:
+        OPEN: It could go on, or does not say.
+        CONVERGED: It is at a minimum, to within its tolerance or to rounding.
+        STUCK: It cannot go on, but not for a minimum: no step along the gradient lowers the loss.
+    """
+
+    OPEN = 0
+    CONVERGED = 1
+    STUCK = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,7 @@ class Diagnostics:
         saturation: Share of values of x_hat at or beyond the ends of [-1, 1].
         explains_y: Whether chi_square is at most its limit; None if one of the two is unknown.
         stationarity, violation: See Certificate; None where the method gives none.
+        ending: How the search stood when it ended.
     """
 
     residual_to_noise: float | None
@@ -57,10 +74,11 @@ class Diagnostics:
     explains_y: bool | None
     stationarity: float | None = None
     violation: float | None = None
+    ending: Ending = Ending.OPEN
 
     def sentences(self) -> list[str]:
         """Says in words what a user without the true image should know."""
-        said = [_say_residual(self), _say_seed(self.seed_norm)]
+        said = [_say_residual(self), _say_ending(self), _say_seed(self.seed_norm)]
         if self.stationarity is not None and self.violation is not None:
             said.append(
                 f"constrained minimum: relative gradient of the Lagrangian {self.stationarity:.1e}"
@@ -74,7 +92,11 @@ class Diagnostics:
 
 
 def diagnose(
-    problem: Problem, x_hat: Tensor, z: Tensor | None, certificate: Certificate | None = None
+    problem: Problem,
+    x_hat: Tensor,
+    z: Tensor | None,
+    certificate: Certificate | None = None,
+    endings: Sequence[Ending] | None = None,
 ) -> list[Diagnostics]:
     """Returns the checks of each image.
 
@@ -83,22 +105,28 @@ def diagnose(
         x_hat: Answers, (B, C, H, W), in [-1, 1].
         z: Their seeds, (B, ...), if any.
         certificate: What the method states of its answers, if it is one that does.
+        endings: How their searches stood at the end, if that is known.
     """
     with torch.no_grad():
         y_clean = problem.operator(x_hat)
         squared = problem.squared_residual(y_clean).tolist()
         fits = [_Fit.of(r, *e) for r, e in zip(squared, _expected(problem, y_clean), strict=True)]
-        saturated = (x_hat.abs() >= 1).flatten(1).double().mean(dim=1).tolist()
+        # Counted in integers: exact, and there are devices without float64.
+        saturated = (x_hat.abs() >= 1).flatten(1).sum(dim=1).tolist()
     norms = [None] * problem.batch if z is None else norm(z).tolist()
     seeds = [None if z is None or n is None else n / math.sqrt(z[0].numel()) for n in norms]
-    stated = _stated(certificate, problem.batch)
+    stated, ended = _stated(certificate, problem.batch), endings or [Ending.OPEN] * problem.batch
     return [
-        Diagnostics(f.ratio, f.chi_square, f.limit, seed, share, f.explains, *numbers)
-        for f, seed, share, numbers in zip(fits, seeds, saturated, stated, strict=True)
+        Diagnostics(
+            f.ratio, f.chi_square, f.limit, seed, n / x_hat[0].numel(), f.explains, *numbers, end
+        )
+        for f, seed, n, numbers, end in zip(fits, seeds, saturated, stated, ended, strict=True)
     ]
 
 
-def _stated(certificate: Certificate | None, batch: int) -> list[tuple[float | None, ...]]:
+def _stated(
+    certificate: Certificate | None, batch: int
+) -> list[tuple[float | None, float | None]]:
     if certificate is None:
         return [(None, None)] * batch
     parts = certificate.stationarity.tolist(), certificate.violation.tolist()
@@ -150,9 +178,22 @@ def _say_residual(d: Diagnostics) -> str:
         )
     if d.explains_y:
         return f"the answer explains y: {size}"
+    more = "give it more iterations, or " if d.ending is Ending.OPEN else ""
+    return f"the answer does not explain y: {size}; {more}check operator and noise level"
+
+
+def _say_ending(d: Diagnostics) -> str:
+    if d.explains_y or d.ending is Ending.OPEN:
+        return ""
+    if d.ending is Ending.CONVERGED:
+        return (
+            "the search converged, so more iterations change nothing; other starts may end "
+            "elsewhere (restarts=multi_start)"
+        )
     return (
-        f"the answer does not explain y: {size}; give it more iterations, or check operator and "
-        "noise level"
+        "the search got stuck: no step along the gradient lowers the loss, so more iterations "
+        "change nothing; take a solver without a line search (Adam), or other starts "
+        "(restarts=multi_start)"
     )
 
 

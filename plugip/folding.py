@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from plugip.composition import require_operator
+from plugip.linalg import UnsolvedError
 from plugip.operator import BlindOperator, LinearOperator, Operator, Shape, SpectralOperator
 from plugip.spectral import Spectrum
 
@@ -82,6 +84,7 @@ def on_frames(operator: Operator) -> Folded:
 
 
 def _folded(operator: Operator, layout: Layout) -> Folded:
+    require_operator(operator, f"what {layout.name} takes")
     if isinstance(operator, BlindOperator):
         return BlindFolded(operator, layout)
     if isinstance(operator, SpectralOperator):
@@ -146,7 +149,12 @@ class LinearFolded(Folded, LinearOperator):
         n = b.shape[self.layout.axis]
         many = isinstance(lam, Tensor) and lam.ndim and lam.shape[0] == b.shape[0]
         damping = lam.reshape(-1).repeat_interleave(n) if many else lam  # type: ignore[union-attr]
-        solved = self._each(b).solve_normal(self.layout.fold(b), damping)
+        try:
+            solved = self._each(b).solve_normal(self.layout.fold(b), damping)
+        except UnsolvedError as error:
+            solution = self.layout.unfold(error.solution, b.shape[0])
+            worst = error.residual.reshape(b.shape[0], -1).amax(dim=1)
+            raise UnsolvedError(str(error), solution, worst) from error
         return self.layout.unfold(solved, b.shape[0])
 
     def pinv(self, y: Tensor) -> Tensor:

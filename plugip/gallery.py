@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from plugip.texts import for_figure, for_terminal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +43,6 @@ GREY_FIRST = ("phase retrieval", "medical")  # one wave, one tissue: no colours
 MADE_FOR = 64  # pixels; `size: 64` in a config is the side of the image
 FRAMES = 8
 COLUMNS = 8
-NO_IMAGE = (0,)  # the shape of no picture: picture_of then shows the logarithm
 _INK, _MUTED, _ACCENT = "#1a1a1a", "#6b6b6b", "#0b6e99"
 _PITCH, _PICTURE, _TEXT, _HEADING = 1.72, 1.5, 0.7, 0.36  # inches
 
@@ -68,11 +68,11 @@ def main(words: Sequence[str] | None = None) -> None:
         skipped = write_sheet(options.photo, options.size, options.out)
     except (ValueError, OSError) as error:
         reason = str(error).replace("with output.folder=...", "with --out")
-        print(f"plugip-operators: {reason}", file=sys.stderr)
+        print(f"plugip-operators: {for_terminal(reason)}", file=sys.stderr)
         sys.exit(1)
     for name, reason in skipped.items():
-        print(f"not shown: {name}: {reason}")
-    print(f"sheet: {options.out}")
+        print(for_terminal(f"not shown: {name}: {reason}"))
+    print(for_terminal(f"sheet: {options.out}"))
 
 
 def write_sheet(photo: Path | None, size: int, out: Path) -> dict[str, str]:
@@ -136,6 +136,7 @@ def measure_one(x: Tensor, name: str, config: Any) -> Panel:
     import torch
 
     from plugip.building import build
+    from plugip.pictures import show
 
     missing = list(_missing(config))
     if missing:
@@ -160,43 +161,6 @@ def family_of(operator: Operator) -> str:
         return VIDEO
     home = type(operator).__module__.rpartition(".")[2]
     return next((heading for heading, homes in FAMILIES.items() if home in homes), MORE)
-
-
-def show(y: Tensor, size: int) -> tuple[Tensor, str]:
-    """Returns one measurement as a picture, (1 or 3, h, w) in [-1, 1], and how it was made.
-
-    Pictures stay as they are, of videos the middle frame; intensities run from black at 0 to
-    white; the rest is shown on a log scale, lists folded to squares, stacks tiled.
-
-    Args:
-        y: One measurement, without its batch axis.
-        size: Side of the photograph.
-    """
-    from plugip.experiment.pictures import picture_of
-
-    if y.ndim == 4:
-        middle = y.shape[1] // 2
-        picture, note = show(y[:, middle], size)
-        return picture, f"frame {middle + 1} of {y.shape[1]}{note and ', '}{note}"
-    if y.ndim == 3 and y.shape[0] in (1, 3):
-        if _is_intensity(y, size):
-            return 2 * y / y.max() - 1, f"white = {float(y.max()):.2g}"
-        picture, note = picture_of(y, (y.shape[0], size, size))
-        if not note:
-            return picture, "clamped" if float(y.abs().max()) > 1.1 else ""
-    flat, note = _as_pictures(y)
-    sizes = flat.abs()[flat != 0]
-    # log(1 + |y|) has contrast above |y| = 1: small values are brought there.
-    unit = sizes.sort().values[len(sizes) // 4] if len(sizes) else 1
-    picture, scale = picture_of(flat / unit, NO_IMAGE)
-    return picture, f"{note}{note and ', '}{scale}"
-
-
-def _is_intensity(y: Tensor, size: int) -> bool:
-    """Tells whether y is a picture of light: not larger than the photo, from 0 to above white."""
-    if y.is_complex() or max(y.shape[1:]) > size or float(y.min()) < 0:
-        return False
-    return float(y.max()) > 1.1 and float(y.median()) <= 1.5  # spectra lie far beyond
 
 
 def draw(panels: Sequence[Panel], title: str, skipped: Mapping[str, str]) -> bytes:
@@ -296,27 +260,6 @@ def _known(operator: Operator, x: Tensor) -> Operator:
     return known.draw(rng, x_shape) if isinstance(known, BlindOperator) else known
 
 
-def _as_pictures(y: Tensor) -> tuple[Tensor, str]:
-    """Folds lists, (n) or (C, n), to squares, and lays stacks, (K, h, w), out as tiles."""
-    import torch.nn.functional as F
-
-    if y.ndim < 3:
-        y = y.reshape(-1, y.shape[-1])
-        side = math.ceil(math.sqrt(y.shape[1]))
-        rows = math.ceil(y.shape[1] / side)
-        square = F.pad(y, (0, rows * side - y.shape[1])).unflatten(1, (rows, side))
-        return _as_pictures(square)[0], "folded"
-    if y.shape[0] in (1, 3):
-        return y, ""
-    count, height, width = y.shape
-    across = math.ceil(math.sqrt(count))
-    down = math.ceil(count / across)
-    gap = int(min(height, width) >= 16)
-    tiles = F.pad(y, (0, gap, 0, gap, 0, across * down - count))
-    tiles = tiles.unflatten(0, (down, across)).movedim(1, 2).flatten(2, 3).flatten(0, 1)
-    return tiles[None], "tiled"
-
-
 def _sizes(y: Tensor) -> str:
     return " × ".join(str(n) for n in y.shape)
 
@@ -376,8 +319,7 @@ def _write(
     """Writes a line of text at a place in inches from the upper left corner."""
     width, height = figure.get_size_inches()
     place = (left / width, 1 - low / height)
-    # A file name may hold dollar signs, which are no mathematics.
-    figure.text(*place, text, size=size, weight=weight, color=color, parse_math=False)
+    figure.text(*place, for_figure(text), size=size, weight=weight, color=color)
 
 
 def _short(text: str, most: int) -> str:

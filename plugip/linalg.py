@@ -8,6 +8,21 @@ import torch
 from torch import Tensor
 
 
+def wide(like: Tensor) -> torch.dtype:
+    """Returns the type in which long sums are formed: float64 where the device has it."""
+    return torch.float64 if has_float64(like.device) else torch.float32
+
+
+def widened(x: Tensor) -> Tensor:
+    """Returns a master copy in float64, on the CPU where the device of x has none."""
+    return x.double() if has_float64(x.device) else x.cpu().double()
+
+
+def has_float64(device: torch.device) -> bool:
+    """Tells whether a device computes in float64; Apple's GPUs do not."""
+    return device.type != "mps"
+
+
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Returns the inner product of each image with its partner, Re <a_i, b_i>.
 
@@ -53,9 +68,9 @@ def project_l1(a: Tensor, radius: float | Tensor) -> Tensor:
 
     Source: Duchi et al. 2008 (efficient projections onto the l1-ball).
     """
-    # float64: sums of a long vector's entries are compared with a radius.
-    sizes = a.flatten(1).abs().double()
-    limit = torch.as_tensor(radius, dtype=torch.float64, device=a.device).expand(len(a))[:, None]
+    # Sums of a long vector's entries are compared with a radius.
+    sizes = a.flatten(1).abs().to(wide(a))
+    limit = torch.as_tensor(radius, dtype=sizes.dtype, device=a.device).expand(len(a))[:, None]
     if bool((limit < 0).any()):
         raise ValueError(f"radius must not be negative, got {radius}")
     ordered = sizes.sort(dim=1, descending=True).values
@@ -79,12 +94,45 @@ def damping_like(lam: float | Tensor, b: Tensor) -> float | Tensor:
     return per_image(lam.to(b.real), b)
 
 
+class UnsolvedError(RuntimeError):
+    """Conjugate gradients ended before their tolerance.
+
+    Attributes:
+        solution: The iterates of least residual, (B, ...).
+        residual: Their relative residuals ‖b - M x‖ / ‖b‖, (B,), recomputed.
+    """
+
+    def __init__(self, message: str, solution: Tensor, residual: Tensor) -> None:
+        super().__init__(message)
+        self.solution, self.residual = solution, residual
+
+
+def products_for(lam: float | Tensor) -> int | Tensor:
+    """Returns how many iterations (A* A + lam I) x = b may take, from 200 to 4000.
+
+    The number that is needed grows like the root of the condition number, at most (1 + lam) / lam
+    for operators of norm 1. Where that asks for more than 4000, rounding spoils them as well, and
+    200 decide whether there is any hope.
+
+    Args:
+        lam: Damping, a number or one per image.
+
+    Returns:
+        As many numbers as ``lam`` has, (B,) or one.
+    """
+    if not isinstance(lam, Tensor):
+        wanted = int(8 / lam**0.5)
+        return max(wanted, 200) if wanted <= 4000 else 200
+    wanted = 8 / lam.detach().flatten().sqrt()
+    return torch.where(wanted <= 4000, wanted, 200.0).long().clamp_min(200)
+
+
 def conjugate_gradient(
     matvec: Callable[[Tensor], Tensor],
     b: Tensor,
     *,
     tolerance: float = 1e-6,
-    max_iterations: int = 200,
+    max_iterations: int | Tensor = 200,
 ) -> Tensor:
     """Solves M x = b for each image, M symmetric positive definite.
 
@@ -96,21 +144,25 @@ def conjugate_gradient(
         matvec: The map x -> M x, acting image by image.
         b: Right-hand sides, (B, ...).
         tolerance: Stop an image when ‖b - M x‖ <= tolerance * ‖b‖.
-        max_iterations: Products with M allowed per image.
+        max_iterations: Products with M allowed per image; one number, or one for each, (B,).
 
     Returns:
         Solutions, same shape as ``b``.
 
     Raises:
-        RuntimeError: If the recomputed residual of an image is not small (above ten times
-            ``tolerance`` plus rounding) or not a number.
+        UnsolvedError: If the recomputed residual of an image is not small (above ten times
+            ``tolerance`` plus rounding) or not a number; it carries what was reached.
 
     Source: Hestenes and Stiefel 1952.
     """
     x, r = torch.zeros_like(b), b.clone()
     p, rho, target = r.clone(), dot(b, b), tolerance * norm(b)
     active = rho.sqrt() > target
-    for _ in range(max_iterations):
+    best, least = x, rho
+    allowed = torch.as_tensor(max_iterations, device=rho.device).expand_as(rho)
+    most = max_iterations if isinstance(max_iterations, int) else int(allowed.max())
+    for spent in range(most):
+        active = active & (spent < allowed)
         if not bool(active.any()):
             break
         q = matvec(p)
@@ -118,11 +170,25 @@ def conjugate_gradient(
         x = x + per_image(alpha, x) * p
         r = r - per_image(alpha, r) * q
         fresh = dot(r, r)
+        # Residuals rise and fall on their way; what is best is kept for where they do not arrive.
+        best, least = where(fresh < least, x, best).detach(), torch.minimum(fresh, least).detach()
         active = active & (fresh.sqrt() > target)
         p = r + per_image(_ratio(fresh, rho, active), p) * p
         rho = fresh
     with torch.no_grad():
-        _require_solved(norm(b - matvec(x)), norm(b), tolerance, max_iterations)
+        left = norm(b - matvec(x)) / _size(b)
+        # Ten times the tolerance leaves room for the rounding of the recomputed residual.
+        limit = 10 * tolerance + 50 * torch.finfo(left.dtype).eps
+        worst = float(left.max())
+        if not worst <= limit:  # also refuses NaN
+            told = left if torch.equal(best, x) else norm(b - matvec(best)) / _size(b)
+            raise UnsolvedError(
+                f"conjugate gradients ended with a relative residual of {worst:.1e}, above "
+                f"{limit:.1e}, within {most} iterations; raise the damping lam, and check that "
+                "the right-hand side is finite and the adjoint exact",
+                best,
+                told,
+            )
     return x
 
 
@@ -131,13 +197,5 @@ def _ratio(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
     return torch.where(rows, a / torch.where(rows, b, 1.0), 0.0)
 
 
-def _require_solved(gap: Tensor, size: Tensor, tolerance: float, max_iterations: int) -> None:
-    # Ten times the tolerance leaves room for the rounding of the recomputed residual.
-    limit = 10 * tolerance + 50 * torch.finfo(gap.dtype).eps
-    relative = float((gap / size.clamp_min(torch.finfo(gap.dtype).tiny)).max())
-    if not relative <= limit:  # also refuses NaN
-        raise RuntimeError(
-            f"conjugate gradients ended with a relative residual of {relative:.1e}, above "
-            f"{limit:.1e}, within {max_iterations} iterations; raise the damping lam, and check "
-            "that the right-hand side is finite and the adjoint exact"
-        )
+def _size(b: Tensor) -> Tensor:
+    return norm(b).clamp_min(torch.finfo(b.real.dtype).tiny)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from plugip.diagnostics import diagnose
+from plugip.diagnostics import Diagnostics, Ending, diagnose
 from plugip.method import (
     Info,
     Method,
@@ -20,13 +21,18 @@ from plugip.method import (
     Trace,
     join,
     require_denoiser,
+    require_method,
     require_theta,
     take,
 )
+from plugip.prior import Bill
 from plugip.problem import Problem, open_streams
+from plugip.refusals import named, require_part
 from plugip.rng import Rng
 
 Part = tuple[int, Solution]
+# What a method may say of its answers, by optional functions of the state.
+TOLD = ("seed", "theta", "certificate", "picked_step", "start_losses")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -69,12 +75,15 @@ def solve(
         Answers, costs, traces and diagnostics, in the order of the batch.
 
     Raises:
-        TypeError: If the method needs something that the problem lacks; before the first network
-            call.
+        TypeError: If an argument is of another kind, or the method needs something that the
+            problem lacks; before the first network call.
         Interrupted: On Ctrl-C, with what was reached.
     """
-    if rows is not None and rows < 1:
-        raise ValueError(f"rows must be at least 1, got {rows}")
+    require_part(problem, Problem, "problem", "make one with Problem(y, operator, noise, prior)")
+    require_method(method)
+    _require_rows(rows)
+    if observer is not None and not callable(observer):
+        raise TypeError(f"observer must be a function (step, rows, info), got {named(observer)}")
     require_theta(problem, method)
     require_denoiser(problem, method)
     streams = open_streams(rng, "solve", problem.batch, ids)
@@ -87,6 +96,15 @@ def solve(
     return join([solution for _, solution in sorted(done, key=lambda part: part[0])])
 
 
+def _require_rows(rows: object) -> None:
+    if rows is None:
+        return
+    if isinstance(rows, bool) or not isinstance(rows, int):
+        raise TypeError(f"rows must be a whole number or None, got {named(rows)}")
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}")
+
+
 def _solve_chunk(run: _Run, rng: Rng, before: list[Part]) -> list[Part]:
     finished: list[Part] = []
     try:
@@ -94,8 +112,18 @@ def _solve_chunk(run: _Run, rng: Rng, before: list[Part]) -> list[Part]:
         while run.rows:
             finished += run.advance()
     except KeyboardInterrupt:
-        raise Interrupted(before + finished, run.close(list(range(len(run.rows))))) from None
+        raise _interrupted(run, before + finished) from None
     return finished
+
+
+def _interrupted(run: _Run, finished: list[Part]) -> Interrupted:
+    try:
+        partial = run.close(list(range(len(run.rows))))
+    except Exception as error:  # Ctrl-C counts, also where nothing can be told of the step at work
+        interrupted = Interrupted(finished, [])
+        interrupted.__cause__ = error
+        return interrupted
+    return Interrupted(finished, partial)
 
 
 class _Run:
@@ -117,18 +145,19 @@ class _Run:
         self.losses: list[Tensor] = []
         self.residuals: list[Tensor] = []
         self.info: Info | None = None
-        self.counter = problem.prior.counter
-        self.nfe, self.vjps = self.counter.nfe, self.counter.vjps
+        self.bill = Bill()
         self.memory, self.began = _MemoryGauge(problem.y.device), time.perf_counter()
         self.state: Any = None
 
     def start(self, rng: Rng) -> None:
         """Makes the first state; its network calls count."""
-        self.state = self.method.init(self.problem, rng)
+        with self._billed(self.rows):
+            self.state = self.method.init(self.problem, rng)
 
     def advance(self) -> list[Part]:
         """Makes one step and returns the images that it ended."""
-        self.state, info = self.method.step(self.problem, self.state)
+        with self._billed(self.rows):
+            self.state, info = self.method.step(self.problem, self.state)
         self.info, self.step = self._complete(info), self.step + 1
         self.losses.append(self.info.loss.detach()[None])
         self.residuals.append(self.info.residual.detach()[None])  # type: ignore[union-attr]
@@ -142,7 +171,7 @@ class _Run:
     def _complete(self, info: Info) -> Info:
         if info.residual is not None:
             return info
-        known = self.problem.known(self._told("theta"))
+        known = self.problem.known(self._told("theta", self.state))
         with torch.no_grad():
             return replace(info, residual=known.residual(known.operator(info.x_hat)))
 
@@ -157,40 +186,45 @@ class _Run:
         """Returns the solutions of some rows, one by one."""
         if self.info is None or not ended:
             return []
-        x_hat, nfe, vjps = self._finish()
-        z, theta, picked = (self._told(name) for name in ("seed", "theta", "picked_step"))
-        steps = [self.step] * len(self.rows)
-        losses, residuals = torch.cat(self.losses).cpu(), torch.cat(self.residuals).cpu()
+        rows, problem, state, info = self._only(ended)
+        with self._billed(rows):
+            x_hat = self.method.finish(problem, state)
+        told = {name: self._told(name, state) for name in TOLD}
+        steps, picked = [self.step] * len(rows), told["picked_step"]
+        losses, residuals = (torch.cat(k)[:, ended].cpu() for k in (self.losses, self.residuals))
         shared = Solution(
             x_hat=x_hat,
-            last=self.info.x_hat,
-            z=z,
+            last=info.x_hat,
+            z=told["seed"],
             steps=steps,
             answer_steps=steps if picked is None else picked.tolist(),
-            nfe=[nfe] * len(self.rows),
-            vjps=[vjps] * len(self.rows),
-            seconds=[(time.perf_counter() - self.began) / self.size] * len(self.rows),
+            nfe=[self.bill.nfe[row] for row in rows],
+            vjps=[self.bill.vjps[row] for row in rows],
+            seconds=[(time.perf_counter() - self.began) / self.size] * len(rows),
             peak_memory=self.memory.peak(),
-            trace=[Trace(losses[:, i], residuals[:, i]) for i in range(len(self.rows))],
-            diagnostics=diagnose(self.problem.known(theta), x_hat, z, self._told("certificate")),
-            theta=theta,
-            start_losses=self._told("start_losses"),
+            trace=[Trace(losses[:, i], residuals[:, i]) for i in range(len(rows))],
+            diagnostics=_diagnosed(problem, x_hat, info, told),
+            theta=told["theta"],
+            start_losses=told["start_losses"],
+            picked=picked is not None,
         )
-        return [(self.rows[i], shared.select(i)) for i in ended]
+        return [(row, shared.select(i)) for i, row in enumerate(rows)]
 
-    def _told(self, name: str) -> Any:
-        """Returns what an optional function of the method says of the state, such as its seed."""
+    def _told(self, name: str, state: Any) -> Any:
+        """Returns what an optional function of the method says of a state, such as its seed."""
         function = getattr(self.method, name, None)
-        return None if function is None else function(self.state)
+        return None if function is None else function(state)
 
-    def _finish(self) -> tuple[Tensor, int, int]:
-        # What `finish` costs is on the bill of the rows that end now; others will pay their own.
-        nfe, vjps = self.counter.nfe, self.counter.vjps
-        x_hat = self.method.finish(self.problem, self.state)
-        bill = self.counter.nfe - self.nfe, self.counter.vjps - self.vjps
-        self.nfe += self.counter.nfe - nfe
-        self.vjps += self.counter.vjps - vjps
-        return x_hat, *bill
+    def _billed(self, images: list[int]) -> AbstractContextManager[None]:
+        """Puts what is called inside on the bill of these images, the rows of what is called."""
+        return self.problem.prior.counter.billed_to(self.bill, images)
+
+    def _only(self, ended: list[int]) -> tuple[list[int], Problem, Any, Any]:
+        """Returns positions, problem, state and report of some rows; others then pay nothing."""
+        if len(ended) == len(self.rows):
+            return self.rows, self.problem, self.state, self.info
+        rows = [self.rows[i] for i in ended]
+        return rows, self.problem.select(ended), *take((self.state, self.info), ended)
 
     def _keep(self, kept: list[int]) -> None:
         if len(kept) == len(self.rows):
@@ -204,6 +238,16 @@ class _Run:
             self.residuals = [torch.cat(self.residuals)[:, kept]]
 
 
+def _diagnosed(
+    problem: Problem, x_hat: Tensor, info: Info, told: dict[str, Any]
+) -> list[Diagnostics]:
+    endings = [Ending.OPEN] * problem.batch
+    if info.ending is not None:
+        endings = [Ending(value) for value in info.ending.tolist()]
+    known = problem.known(told["theta"])
+    return diagnose(known, x_hat, told["seed"], told["certificate"], endings)
+
+
 class _MemoryGauge:
     """Peak memory in bytes: of the GPU since construction, of the whole process on a CPU."""
 
@@ -212,11 +256,25 @@ class _MemoryGauge:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
-    def peak(self) -> int:
-        """Returns the highest memory so far."""
+    def peak(self) -> int | None:
+        """Returns the highest memory so far; None where the system does not tell."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        import resource  # POSIX only; imported where it is needed
+        return _process_peak()
+
+
+def _process_peak() -> int | None:
+    """Returns the highest memory of this process in bytes, if there is a way to know it."""
+    try:
+        import resource  # POSIX only
 
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    except ImportError:
+        pass
+    try:
+        import psutil  # comes with some packages; only its Windows part knows a peak
+
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)
+    except ImportError:
+        return None

@@ -13,6 +13,7 @@ from plugip.diagnostics import Diagnostics
 from plugip.operator import Unknown
 from plugip.prior import lacks_denoiser
 from plugip.problem import Problem
+from plugip.refusals import require_part
 from plugip.rng import Rng
 
 S = TypeVar("S")
@@ -28,12 +29,15 @@ class Info:
         done: Images that need no further step, (B,) bool.
         residual: Root mean square of A(x_hat) - y per image, (B,), in the units of y; None if the
             method does not have it at hand.
+        ending: How the search stands, ``diagnostics.Ending`` per image, (B,) int64; None where the
+            method has nothing to say but ``done``.
     """
 
     x_hat: Tensor
     loss: Tensor
     done: Tensor
     residual: Tensor | None = None
+    ending: Tensor | None = None
 
 
 @runtime_checkable
@@ -82,12 +86,14 @@ class Solution:
         nfe: Forward calls of the prior per image.
         vjps: Backward passes through the prior per image.
         seconds: Wall-clock time per image; images solved in one batch share it equally.
-        peak_memory: Highest memory in bytes: of the GPU's allocator, or of the process on a CPU.
+        peak_memory: Highest memory in bytes: of the GPU's allocator, or of the process on a CPU;
+            None where the system does not tell.
         trace: Loss and residual by step, per image.
         diagnostics: Checks that need no true image, per image.
         theta: Admissible value found for a blind operator's unknown, that of ``x_hat``; a tensor
             (B, ...) or a dict of them.
         start_losses: What each of several starts was judged by, (B, S); the least one won.
+        picked: Whether a stopping rule, anywhere among the wrappers, picks the answers.
     """
 
     x_hat: Tensor
@@ -98,11 +104,12 @@ class Solution:
     nfe: list[int]
     vjps: list[int]
     seconds: list[float]
-    peak_memory: int
+    peak_memory: int | None
     trace: list[Trace]
     diagnostics: list[Diagnostics]
     theta: Unknown | None = None
     start_losses: Tensor | None = None
+    picked: bool = False
 
     def select(self, i: int) -> Solution:
         """Returns the solution of one image, as a batch of one."""
@@ -134,11 +141,12 @@ def join(parts: list[Solution]) -> Solution:
         nfe=[v for p in parts for v in p.nfe],
         vjps=[v for p in parts for v in p.vjps],
         seconds=[v for p in parts for v in p.seconds],
-        peak_memory=max(p.peak_memory for p in parts),
+        peak_memory=max((p.peak_memory for p in parts if p.peak_memory is not None), default=None),
         trace=[v for p in parts for v in p.trace],
         diagnostics=[v for p in parts for v in p.diagnostics],
         theta=_cat([p.theta for p in parts]),
         start_losses=_cat([p.start_losses for p in parts]),
+        picked=any(p.picked for p in parts),
     )
 
 
@@ -148,6 +156,32 @@ def _cat(parts: list[Any]) -> Any:
     if isinstance(parts[0], dict):
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     return torch.cat(parts)
+
+
+def residual_of(known: Problem, x_hat: Tensor, x: Tensor, residual: Tensor) -> Tensor:
+    """Returns the root mean square of A(x_hat) - y per image, (B,), for ``Info``.
+
+    Args:
+        known: The problem, at the values of its unknown part that belong to x_hat.
+        x_hat: What is reported, (B, C, H, W).
+        x: What it was made of, by clamping or cutting.
+        residual: That of A(x) - y, (B,), which is the answer wherever x_hat is x: one more pass
+            of A is made only where it is not.
+    """
+    changed = torch.ones_like(residual, dtype=torch.bool)
+    if x_hat.shape == x.shape:
+        changed = (x_hat != x).flatten(1).any(dim=1)
+    # To look at a flag waits for a GPU; there the pass of A is cheaper.
+    if x.device.type == "cpu" and not bool(changed.any()):
+        return residual
+    with torch.no_grad():
+        return torch.where(changed, known.residual(known.operator(x_hat)), residual)
+
+
+def require_method(method: object) -> None:
+    """Raises a TypeError unless it is a method."""
+    advice = "make one, such as plugip.methods.DPS(steps=100)"
+    require_part(method, Method, "method", advice)
 
 
 def require_theta(problem: Problem, method: Method[Any]) -> None:

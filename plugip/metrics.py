@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from plugip.refusals import require_tensor
 
 if TYPE_CHECKING:
     import lpips
@@ -41,6 +43,7 @@ class MetricUnavailableError(RuntimeError):
     """Says why a metric cannot be computed on this machine, and how to get it."""
 
 
+@runtime_checkable
 class NamedMetric(Protocol):
     """A metric that knows its column, its definition and whether it can run here."""
 
@@ -72,6 +75,7 @@ def to_unit(x: Tensor) -> Tensor:
     Returns:
         Images in [0, 1], same shape; NaN stays NaN.
     """
+    require_tensor(x, "to_unit takes")
     return ((x + 1) / 2).clamp(0, 1)
 
 
@@ -269,6 +273,8 @@ def _per_image(score: Metric, x_hat: Tensor, x: Tensor) -> Tensor:
 
 def _checked(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Returns both images in at least float32, within [0, 1], or says what is wrong."""
+    require_tensor(x_hat, "x_hat must be")
+    require_tensor(x, "x must be")
     if x_hat.shape != x.shape or x.ndim != 4:
         raise ValueError(
             "a metric takes two tensors of one shape (B, C, H, W), "

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from plugip.linalg import conjugate_gradient, damping_like
-from plugip.refusals import explain, rows_of
+from plugip.linalg import conjugate_gradient, damping_like, products_for
+from plugip.refusals import OWN, explain, require_part, rows_of
 from plugip.refusals import require_batch as require_batch
+from plugip.rng import Rng
 from plugip.spectral import Spectrum, multiplies, product
-
-if TYPE_CHECKING:
-    from plugip.rng import Rng
 
 Shape = tuple[int, ...]
 # One unknown is a tensor (B, ...); several are a dict of such tensors.
@@ -104,6 +102,7 @@ class Operator(nn.Module, ABC):
 
     def __matmul__(self, first: Operator) -> Operator:
         """Returns the composition self(first(x)), with what it keeps of both parts' abilities."""
+        require_part(first, Operator, "what stands behind @", OWN)
         if isinstance(self, BlindOperator) or isinstance(first, BlindOperator):
             return BlindComposition(self, first)
         if isinstance(self, SpectralOperator) and isinstance(first, SpectralOperator):
@@ -111,6 +110,9 @@ class Operator(nn.Module, ABC):
                 return SpectralComposition(self, first)
         linear = isinstance(self, LinearOperator) and isinstance(first, LinearOperator)
         return LinearComposition(self, first) if linear else Composition(self, first)
+
+    def __rmatmul__(self, last: object) -> None:
+        require_part(last, Operator, "what stands before @", OWN)
 
     def _tensors(self) -> list[Tensor]:
         return [*self.buffers(), *self.parameters()]
@@ -160,10 +162,12 @@ class LinearOperator(Operator):
 
         Raises:
             ValueError: If lam is not positive.
-            RuntimeError: If conjugate gradients do not converge.
+            UnsolvedError: If conjugate gradients do not converge; it carries what they reached.
         """
         damping = damping_like(lam, b)
-        return conjugate_gradient(lambda v: self.normal(v) + damping * v, b)
+        return conjugate_gradient(
+            lambda v: self.normal(v) + damping * v, b, max_iterations=products_for(damping)
+        )
 
     def pinv(self, y: Tensor) -> Tensor:
         """Returns the pseudo-inverse A+ y, the least-squares image of least norm.
@@ -227,10 +231,12 @@ class BlindOperator(Operator, Generic[Theta]):
 
     Attributes:
         truth: What draws the true theta when measurements are simulated, or None.
+        told_by: Names of all attributes that do; methods see None there.
         learning_rate_hint: Step of Adam, in the units of the free parameters, to begin with.
     """
 
     truth: Any
+    told_by: tuple[str, ...] = ("truth",)
     learning_rate_hint: float | dict[str, float]
 
     def __init__(self, truth: Any = None) -> None:
@@ -268,10 +274,12 @@ class BlindOperator(Operator, Generic[Theta]):
         return self.at(self.draw_theta(rng.child("theta"), x_shape))
 
     def unknown(self) -> BlindOperator[Theta]:
-        """Returns the operator as a method may see it: without its ``truth``."""
+        """Returns the operator as a method may see it: without what draws its true unknown."""
         seen = copy.copy(self)
-        seen._modules = dict(self._modules)
-        seen.truth = None
+        for held in ("_modules", "_buffers", "_parameters"):
+            setattr(seen, held, dict(getattr(self, held)))
+        for name in self.told_by:
+            setattr(seen, name, None)
         return seen
 
     def forward(self, x: Tensor) -> Tensor:
@@ -281,8 +289,6 @@ class BlindOperator(Operator, Generic[Theta]):
         )
 
     def measurement_shape(self, x_shape: Shape) -> Shape:
-        from plugip.rng import Rng
-
         rng = Rng(0, "shape", [str(i) for i in range(x_shape[0])])
         guess = self.constrain(self.init_theta(rng, torch.empty(x_shape)))
         return self.at(guess).measurement_shape(x_shape)
@@ -390,8 +396,7 @@ class BlindComposition(Composition, BlindOperator[Any]):
         return x_shape if self._blind is self.inner else self.inner.measurement_shape(x_shape)
 
 
-def _chain(operator: Operator) -> list[Operator]:
+def _chain(part: Operator) -> list[Operator]:
     """Returns the parts of nested compositions in the order in which they are applied."""
-    if not isinstance(operator, Composition):
-        return [operator]
-    return [*_chain(operator.inner), *_chain(operator.outer)]
+    nested = isinstance(part, Composition)
+    return [*_chain(part.inner), *_chain(part.outer)] if nested else [part]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import Counter as Tally
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,31 +17,86 @@ from plugip.path import FlowPath, Path, ValueRange, VPPath
 EARLIEST = 1e-3
 
 
-@dataclass
+class Bill:
+    """Calls that the images of a batch pay for, by the number that stands for each image."""
+
+    def __init__(self) -> None:
+        self.nfe: Tally[int] = Tally()
+        self.vjps: Tally[int] = Tally()
+
+
 class Counter:
     """Counts what passes a prior's door: forward calls (NFE), backward (VJP) and tangent (JVP).
 
+    Each call is also put on the bills of the images that it is made for. Which images these are,
+    one for each row of a batch, is said by whoever makes the batch: ``solve`` (``billed_to``),
+    whoever evaluates some rows only (``only``), or each of them several times (``times``).
+
     Tangent products are counted by ``plugip.engine.linearize``, whatever they are made of.
+
+    Attributes:
+        nfe, vjps, jvps: Calls so far, each counted once, whatever the batch.
     """
 
-    nfe: int = 0
-    vjps: int = 0
-    jvps: int = 0
+    def __init__(self) -> None:
+        self.jvps = 0
+        self._nfe, self._vjps = 0, 0
+        self._bill, self._payers = Bill(), tuple[int, ...]()
+
+    @property
+    def nfe(self) -> int:
+        return self._nfe
+
+    @nfe.setter
+    def nfe(self, calls: int) -> None:
+        self._book(self._bill.nfe, calls - self._nfe)
+        self._nfe = calls
+
+    @property
+    def vjps(self) -> int:
+        return self._vjps
+
+    @vjps.setter
+    def vjps(self, calls: int) -> None:
+        self._book(self._bill.vjps, calls - self._vjps)
+        self._vjps = calls
 
     def count_vjp(self, grad: Tensor) -> None:
         """Counts one backward pass; a tensor hook, so it returns nothing."""
         self.vjps += 1
 
     @contextmanager
-    def times(self, rows: int) -> Iterator[None]:
-        """Counts what is called inside ``rows`` times: each image has so many rows there."""
-        nfe, vjps, jvps = self.nfe, self.vjps, self.jvps
+    def billed_to(self, bill: Bill, images: Sequence[int]) -> Iterator[None]:
+        """Puts what is called inside on the bill of ``images``, the rows of the batch in order."""
+        before = self._bill, self._payers
+        self._bill, self._payers = bill, tuple(images)
         try:
             yield
         finally:
-            self.nfe += (rows - 1) * (self.nfe - nfe)
-            self.vjps += (rows - 1) * (self.vjps - vjps)
+            self._bill, self._payers = before
+
+    @contextmanager
+    def only(self, rows: Sequence[int]) -> Iterator[None]:
+        """Bills what is called inside to some rows of the batch alone."""
+        payers = [self._payers[i] for i in rows] if self._payers else []
+        with self.billed_to(self._bill, payers):
+            yield
+
+    @contextmanager
+    def times(self, rows: int) -> Iterator[None]:
+        """Counts what is called inside ``rows`` times: each image has so many rows there."""
+        nfe, vjps, jvps = self._nfe, self._vjps, self.jvps
+        try:
+            with self.billed_to(self._bill, [i for i in self._payers for _ in range(rows)]):
+                yield
+        finally:
+            self._nfe += (rows - 1) * (self._nfe - nfe)
+            self._vjps += (rows - 1) * (self._vjps - vjps)
             self.jvps += (rows - 1) * (self.jvps - jvps)
+
+    def _book(self, tally: Tally[int], calls: int) -> None:
+        for image in self._payers:
+            tally[image] += calls
 
 
 class Prior(nn.Module, ABC):

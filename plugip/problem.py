@@ -9,17 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plugip.noise import Noise, count_observed, sum_of_squares
-from plugip.operator import BlindOperator, Operator, Unknown, require_batch
+from plugip.composition import require_operator
+from plugip.noise import Hidden, Noise, UnknownNoise, count_observed, sum_of_squares
+from plugip.operator import BlindOperator, Operator, Unknown
 from plugip.prior import Prior
-from plugip.rng import Rng
+from plugip.refusals import require_batch, require_part, require_tensor
+from plugip.rng import Rng, require_seed
 
 
 @dataclass(frozen=True)
 class Problem:
     """An inverse problem y = A(x) + n with a prior on x.
 
-    The true image is in no object that is reachable from here, so no method can look at it.
+    The true image is in no object that is reachable from here, so no method can look at it: y is
+    a copy without history, a blind operator forgets what draws its true unknown, and a hidden
+    noise model becomes ``UnknownNoise``.
 
     Args:
         y: Measurements, (B, *Y), in the units of the operator's output.
@@ -39,7 +43,11 @@ class Problem:
     prior: Prior
 
     def __post_init__(self) -> None:
+        require_operator(self.operator)
+        require_noise(self.noise)
+        require_prior(self.prior)
         _require_finite_float(self.y)
+        _forget_the_truth(self)
         _require_shape(self)
         _require_device(self)
         _require_precision(self)
@@ -124,6 +132,8 @@ def measure(
         ValueError: If x is not in [-1, 1] or holds a NaN, the operator cannot take its shape, or
             there is not one stream per image.
     """
+    require_operator(operator)
+    require_noise(noise)
     require_signed(x)
     require_batch(x, operator.domain_ndim, type(operator).__name__)
     operator.check_domain(tuple(x.shape))
@@ -145,8 +155,14 @@ def open_streams(
 
     Raises:
         ValueError: If there is not one stream per image.
+        TypeError: If ``rng`` is neither streams nor an integer.
     """
     if not isinstance(rng, Rng):
+        require_seed(rng, "rng")
+        if isinstance(ids, str):
+            raise TypeError(
+                f"ids must be a list of one text per image, got {ids!r}; use [{ids!r}]"
+            )
         rng = Rng(rng, purpose, ids if ids is not None else [str(i) for i in range(batch)])
     if len(rng) != batch:
         raise ValueError(
@@ -157,8 +173,7 @@ def open_streams(
 
 def require_signed(x: Tensor, slack: float = 0.05) -> None:
     """Raises one clear sentence if images are not in [-1, 1]."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"images must be a torch tensor, got {type(x).__name__}")
+    require_tensor(x, "images must be")
     if not x.is_floating_point():
         raise TypeError(
             f"images must be floating point in [-1, 1], got {x.dtype}; use x.float() / 127.5 - 1"
@@ -174,14 +189,25 @@ def require_signed(x: Tensor, slack: float = 0.05) -> None:
         )
 
 
+def require_noise(noise: object) -> None:
+    """Raises a TypeError unless it is a noise model."""
+    advice = "a level is GaussianNoise(0.05), given measurements have UnknownNoise()"
+    require_part(noise, Noise, "noise", advice)
+
+
+def require_prior(prior: object) -> None:
+    """Raises a TypeError unless it is a prior."""
+    advice = "wrap a network by a class of plugip.priors, such as VelocityPrior(network, shape)"
+    require_part(prior, Prior, "prior", advice)
+
+
 def _require_some(batch: Tensor, name: str) -> None:
     if batch.numel() == 0:
         raise ValueError(f"{name} is empty, shape {tuple(batch.shape)}; give at least one image")
 
 
 def _require_finite_float(y: Tensor) -> None:
-    if not isinstance(y, Tensor):
-        raise TypeError(f"y must be a torch tensor, got {type(y).__name__}")
+    require_tensor(y, "y must be")
     if not (y.is_floating_point() or y.is_complex()):
         raise TypeError(
             f"y must be floating point in the units of A(x), got {y.dtype}; "
@@ -272,9 +298,20 @@ def _probes(problem: Problem) -> list[Tensor]:
     return [v.to(problem.y.real) for v in (-flat, 0 * flat, flat, signs)]
 
 
+def _forget_the_truth(problem: Problem) -> None:
+    # y without noise may be a view of x, and a graph keeps what it was made of.
+    y, operator, noise = problem.y.detach().clone(), problem.operator, problem.noise
+    seen = operator.unknown() if isinstance(operator, BlindOperator) else operator
+    _fill(problem, y, seen, UnknownNoise() if isinstance(noise, Hidden) else noise, problem.prior)
+
+
 def _unchecked(y: Tensor, operator: Operator, noise: Noise, prior: Prior) -> Problem:
     # The parts were checked when the whole was built; a second dry run would cost passes of A.
     chosen = object.__new__(Problem)
-    for name, value in (("y", y), ("operator", operator), ("noise", noise), ("prior", prior)):
-        object.__setattr__(chosen, name, value)
+    _fill(chosen, y, operator, noise, prior)
     return chosen
+
+
+def _fill(problem: Problem, y: Tensor, operator: Operator, noise: Noise, prior: Prior) -> None:
+    for name, value in (("y", y), ("operator", operator), ("noise", noise), ("prior", prior)):
+        object.__setattr__(problem, name, value)

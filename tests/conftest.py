@@ -25,3 +25,5 @@ import torch  # noqa: E402
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 torch.set_num_threads(1)
+
+from labs import lab, run  # noqa: E402, F401

@@ -72,7 +72,7 @@ def test_relative_paths_stay_as_they_are():
         "plugip.data.torch.load",
         "plugip.data.np.save",
         "plugip.building.build",
-        "plugip.building.instantiate",
+        "plugip.building.importlib.import_module",
         "plugip.record.Record",
         "plugip.cli.main",
         "plugip",

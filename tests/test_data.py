@@ -1,6 +1,7 @@
 """Images from files: exact pixels, every usual kind of picture, and errors that teach."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -269,6 +270,106 @@ def test_a_folder_lists_relative_ids_in_order(folder):
     assert [item.id for item in items] == ["a.jpg", "b.PNG", "sub/a.jpg", "sub/c.png"]
     assert items[3] == Item("sub/c.png", folder / "sub/c.png")
     assert ImageFolder(folder, limit=2).items() == items[:2]
+
+
+def test_every_kind_that_pillow_reads_is_taken_and_the_rest_is_named(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "below").mkdir(parents=True)
+    there.mkdir()
+    picture = Image.fromarray(RGB8.repeat(4, 0).repeat(4, 1))
+    kinds = {"avif": "AVIF", "gif": "GIF", "jp2": "JPEG2000", "ppm": "PPM", "JFIF": "JPEG"}
+    kinds |= {"pgm": "PPM", "mpo": "JPEG", "qoi": "QOI", "tga": "TGA", "dib": "DIB"}
+    for suffix, kind in kinds.items():
+        picture.save(here / f"a.{suffix}", kind)
+    save(there / "far.png", RGB8)
+    for name, target in {
+        "linked": there,
+        "again": there,
+        "file.png": there / "far.png",
+        "dead.png": there / "gone.png",
+        "loop.png": here / "loop.png",
+        "below/up": here,
+        "below/root": Path("/"),
+        "below/side": here / "below",
+    }.items():
+        (here / name).symlink_to(target)
+    (here / "g.heic").write_bytes(b"heic")
+    (here / "notes.txt").write_text("no image")
+    (here / "folder.png").mkdir()
+    os.mkfifo(here / "pipe.png")
+    (there / "back").symlink_to(here)
+    images = ImageFolder(here)
+    names = [item.id for item in images.items()]
+    assert names == sorted(["file.png", "again/far.png", *(f"a.{suffix}" for suffix in kinds)])
+    assert all(images.load(item).shape[0] == 3 for item in images.items())
+    skipped = {"linked", "again/back", "below/up", "below/root", "below/side"}
+    assert {name for name, why in images.skipped.items() if "listed anyway" in why} == skipped
+    assert images.skipped["dead.png"] == images.skipped["loop.png"] == "a link to nothing"
+    assert "neither" in images.skipped["pipe.png"] and "no picture" in images.skipped["g.heic"]
+    assert set(images.skipped) - skipped == {
+        *("dead.png", "loop.png", "pipe.png", "g.heic", "notes.txt")
+    }
+
+
+RESULTS = {
+    "run": ["config.yaml", "provenance.json"],
+    "training": ["train.yaml", "train.log"],
+    "grid": ["multirun.yaml"],
+}
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_folders_of_results_are_skipped_below_but_not_where_they_are_given(tmp_path, kind):
+    run = tmp_path / "runs" / "x"
+    (run / "images" / "a.png").mkdir(parents=True)
+    for name in RESULTS[kind]:
+        (run / name).write_text("{}")
+    save(run / "images" / "a.png" / "x_hat.png", RGB8)
+    save(run / "figure.png", RGB8)
+    save(tmp_path / "photo.png", RGB8)
+    images = ImageFolder(tmp_path)
+    assert [item.id for item in images.items()] == ["photo.png"]
+    assert list(images.skipped) == ["runs/x"] and "results" in images.skipped["runs/x"]
+    given = [item.id for item in ImageFolder(run).items()]
+    assert given == ["figure.png", "images/a.png/x_hat.png"]
+    (run / RESULTS[kind][0]).unlink()
+    assert len(ImageFolder(tmp_path).items()) == 3
+
+
+def test_the_sheet_of_a_fitted_prior_is_no_photograph(tmp_path):
+    for name in ("sheet.png", "photo.png"):
+        save(tmp_path / name, RGB8)
+    (tmp_path / "sheet.safetensors").write_bytes(b"{for plugip.priors.LowRankGaussian.load}")
+    (tmp_path / "photo.safetensors").write_bytes(b"{a latent of the photograph}")
+    assert [item.id for item in ImageFolder(tmp_path).items()] == ["photo.png"]
+
+
+def test_ids_can_be_printed_hashed_and_written(tmp_path):
+    names = [
+        b"caf\xe9.png",
+        b"caf\xe8.png",
+        "café.png".encode(),
+        b"a\nb\x1b[31m.png",
+        b"a\\nb.png",
+    ]
+    for name in names:
+        save(Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)), RGB8, format="PNG")
+    images = ImageFolder(tmp_path)
+    items = images.items()
+    assert sorted(item.id for item in items) == sorted(
+        ["caf\\xe9.png", "caf\\xe8.png", "café.png", "a\\nb\\x1b[31m.png", "a\\nb.png"]
+    )
+    for item in items:
+        assert item.id.encode().decode() == item.id and "\n" not in item.id
+        assert images.load(item).shape == (3, 6, 9)
+        assert [one.id for one in ImageFolder(item.path).items()] == [item.id]
+
+
+def test_two_files_that_would_have_one_id_are_refused(tmp_path):
+    for name in (b"\xe9.png", b"\\xe9.png"):
+        save(Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)), RGB8, format="PNG")
+    with pytest.raises(ImageError, match="both have the id"):
+        ImageFolder(tmp_path).items()
 
 
 def test_one_file_and_a_list_use_file_names(folder):

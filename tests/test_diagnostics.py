@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
-from toys import ExactPrior, Fourier, Identity, Masked
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from toys import ExactPrior, Fourier, Identity, Masked, normal
 
 from plugip.diagnostics import Diagnostics, diagnose
 from plugip.noise import GaussianNoise, LaplaceNoise, Noise, UniformNoise, UnknownNoise
@@ -150,3 +152,23 @@ def test_much_saturation_is_named(share: float, number: int):
 def test_an_answer_that_is_not_a_number_explains_nothing():
     d = diagnose(problem(), answers(math.nan, 0.0), None)
     assert [one.explains_y for one in d] == [False, True]
+
+
+def test_a_diagnosis_needs_no_float64_on_the_device():
+    """Apple's GPUs have none; a number without axes may be one, since it lives on the CPU."""
+
+    class NoFloat64(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            arrays = any(isinstance(a, Tensor) and a.ndim and not is_wide(a) for a in args)
+            assert not (arrays and is_wide(out)), f"{function} gives float64"
+            return out
+
+    def is_wide(value):
+        return isinstance(value, Tensor) and value.dtype == torch.float64
+
+    x = normal(2, 3, 4, 4, dtype=torch.float32)
+    noisy = Problem(x, Identity(), GaussianNoise(0.1), ExactPrior(torch.zeros(3, 4, 4)))
+    with NoFloat64():
+        found = [d.saturation for d in diagnose(noisy, x, x)]
+    assert found == (x.abs() >= 1).flatten(1).double().mean(1).tolist()

@@ -15,6 +15,7 @@ from PIL import Image
 from plugip import gallery
 from plugip.data import demo_image, load_image
 from plugip.operators import BicubicDownsample
+from plugip.pictures import show
 
 ROOT = Path(__file__).resolve().parents[1]
 FEW = ("bicubic_downsample", "walsh_hadamard", "temporal_blur", "blind_shift", "kernel_blur")
@@ -69,7 +70,7 @@ def test_the_photograph_is_adapted(photo):
     panels, _ = gallery.measure_all(photo, {n: configs[n] for n in ("temporal_blur", "ct")})
     lines = {panel.name: panel.lines for panel in panels}
     assert lines["temporal_blur"] == ("TemporalBlur", "3 × 8 × 64 × 64", "frame 5 of 8, x moves")
-    assert lines["ct"][1:] == ("1 × 91 × 60", "log scale, x grey")
+    assert lines["ct"][1:] == ("1 × 91 × 60", "-0.41 to 0.59, x grey")
 
 
 @pytest.mark.parametrize("name", ["mri_multi_coil", "ptychography", "fourier_ptychography"])
@@ -87,27 +88,27 @@ def test_an_operator_that_does_not_fit_is_named_with_the_reason():
 
 def test_lists_fold_row_by_row_and_stacks_are_tiled():
     ramp = torch.arange(1.0, 8.0)  # 7 numbers: 3 x 3 with two empty places
-    picture, note = gallery.show(ramp, 64)
-    assert note == "folded, log scale" and picture.shape == (1, 3, 3)
+    picture, note = show(ramp, 64)
+    assert note == "folded, 1 to 7" and picture.shape == (1, 3, 3)
     assert (picture.flatten()[:7].diff() > 0).all()
     assert (picture.flatten()[7:] == -1).all()
     stack = torch.stack([torch.full((2, 2), float(k)) for k in range(1, 6)])
-    picture, note = gallery.show(stack, 64)
-    assert note == "tiled, log scale" and picture.shape == (1, 4, 6)
+    picture, note = show(stack, 64)
+    assert note == "tiled, 1 to 5" and picture.shape == (1, 4, 6)
     assert (picture[0, ::2, ::2].flatten()[:5].diff() > 0).all()
     assert (picture[0, 2:, 4:] == -1).all()
 
 
 def test_complex_intensities_and_bright_pictures():
     wave = torch.polar(torch.tensor([[[1.0, 10.0], [100.0, 1000.0]]]), torch.ones(1, 2, 2))
-    picture, note = gallery.show(wave, 64)
-    assert note == "log scale" and not picture.is_complex()
+    picture, note = show(wave, 64)
+    assert note == "log |y|" and not picture.is_complex()
     assert (picture.flatten().diff() > 0).all()
-    picture, note = gallery.show(torch.tensor([[[0.0, 1.0], [1.0, 4.0]]]), 64)
+    picture, note = show(torch.tensor([[[0.0, 1.0], [1.0, 4.0]]]), 64)
     assert note == "white = 4"
     assert picture.flatten().tolist() == [-1, -0.5, -0.5, 1]
-    assert gallery.show(torch.tensor([[[-1.0, 0.0], [1.0, 3.0]]]), 64)[1] == "clamped"
-    assert gallery.show(torch.zeros(1, 9), 64)[0].isfinite().all()
+    assert show(torch.tensor([[[-1.0, 0.0], [1.0, 3.0]]]), 64)[1] == "clamped"
+    assert show(torch.zeros(1, 9), 64)[0].isfinite().all()
 
 
 def test_families_stand_together_and_share_lines():

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Imports run downwards: a room may import its own floor and the floors below it.
 # A room that is on no floor (cli, building, testing, the package itself) stands above all of them.
 FLOORS = (
-    {"operator", "refusals", "composition", "folding", "spectral", "linalg"}
-    | {"path", "rng", "options", "metrics", "data"},
+    {"operator", "refusals", "composition", "folding", "spectral", "linalg", "texts"}
+    | {"path", "rng", "options", "metrics", "data", "image_io", "places", "pictures", "terminal"},
     {"noise", "prior"},
     {"reverse", "problem", "priors", "untrained"},
     {"engine", "method", "diagnostics", "loop"},
@@ -31,6 +31,7 @@ BELOW_OPERATORS = {
     "rng",
     "options",
     "noise",
+    "image_io",
 }
 
 # One door per dependency: the only rooms that may import it.
@@ -41,7 +42,7 @@ DOORS = {
     "kornia": {"operators"},
     "piq": {"metrics"},
     "lpips": {"metrics"},
-    "cv2": {"data", "record", "operators"},
+    "cv2": {"image_io", "record", "operators"},
     "accelerate": {"experiment", "training"},
     "deepinv": {"bridges"},
     "transformers": {"priors"},
@@ -209,7 +210,7 @@ def test_operators_load_neither_hydra_nor_diffusers():
         ("plugip.operators.blur", "import operators.mask", "import operator"),
         ("plugip.experiment", "import hydra.utils", "import accelerate"),
         ("plugip.prior", "from diffusers import UNet2DModel", "from torch import nn"),
-        ("plugip.data", "import kornia", "import cv2"),
+        ("plugip.image_io", "import kornia", "import cv2"),
         ("plugip.record", "import piq, lpips", "import json"),
     ],
 )

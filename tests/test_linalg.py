@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 from toys import close, normal
 
-from plugip.linalg import conjugate_gradient, dot, norm, per_image, project_l1, where
+from plugip.linalg import (
+    UnsolvedError,
+    conjugate_gradient,
+    dot,
+    norm,
+    per_image,
+    products_for,
+    project_l1,
+    where,
+)
 
 
 def positive_definite(batch: int, n: int, lowest: float = 0.1) -> Tensor:
@@ -110,6 +119,42 @@ def test_too_few_iterations_are_an_error():
     matvec = product(positive_definite(1, 30, 1e-4))
     with pytest.raises(RuntimeError, match="within 5 iterations; raise the damping"):
         conjugate_gradient(matvec, normal(1, 30), max_iterations=5)
+
+
+def test_the_error_carries_what_was_reached_and_its_true_residual():
+    matrices, b = positive_definite(2, 30, 1e-4), normal(2, 30)
+    with pytest.raises(UnsolvedError) as caught:
+        conjugate_gradient(product(matrices), b, max_iterations=5)
+    x = caught.value.solution
+    close(caught.value.residual, norm(b - product(matrices)(x)) / norm(b))
+    assert bool((caught.value.residual < 1).all()) and x.shape == b.shape
+
+
+def test_each_image_has_its_own_allowance():
+    weights, b = torch.logspace(-4, 0, 30).double().expand(2, 30), normal(2, 30)
+    with pytest.raises(UnsolvedError) as caught:
+        conjugate_gradient(lambda v: weights * v, b, max_iterations=torch.tensor([200, 4]))
+    few, many = caught.value.residual[1], caught.value.residual[0]
+    assert float(many) < 1e-5 < 1e-2 < float(few)
+    with pytest.raises(UnsolvedError) as alone:
+        conjugate_gradient(lambda v: weights[1:] * v, b[1:], max_iterations=4)
+    close(alone.value.solution, caught.value.solution[1:])
+
+
+def test_the_error_carries_the_best_iterate_and_not_the_last():
+    weights, b = torch.logspace(-14, 4, 24).double(), normal(1, 24)
+    with pytest.raises(UnsolvedError, match="relative residual") as caught:
+        conjugate_gradient(lambda v: weights * v, b)
+    assert float(caught.value.residual) <= 1
+    close(caught.value.residual, norm(b - weights * caught.value.solution) / norm(b))
+
+
+@pytest.mark.parametrize(
+    ("lam", "number"), [(1.0, 200), (1e-4, 800), (4.1e-6, 3950), (1e-14, 200)]
+)
+def test_small_damping_is_allowed_more_iterations(lam: float, number: int):
+    assert products_for(lam) == number
+    assert products_for(torch.full((2, 1, 1), lam, dtype=torch.float64)).tolist() == [number] * 2
 
 
 def test_one_unsolved_image_is_enough():

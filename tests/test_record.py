@@ -218,13 +218,11 @@ def test_images_that_failed_or_were_interrupted_are_not_finished(record, status)
 
 
 def test_rows_json_is_written_last_and_removed_first(record, monkeypatch):
-    written = []
-    monkeypatch.setattr(record, "_write", lambda name, data: written.append(name))
+    written, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (written.append(b.name), replace(a, b)))
     record.write_parts(parts("a.png"))
-    assert written[-1] == "images/a.png/rows.json"
-    monkeypatch.undo()
-    record.write_parts(parts("a.png"))
-    monkeypatch.setattr(record, "_write", full_disk)
+    assert len(written) == 7 and written[-1] == "rows.json"
+    monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(OSError):
         record.write_parts(parts("a.png"))
     assert not record.finished("a.png", "d1")
@@ -258,6 +256,34 @@ def test_summary_holds_means_spreads_counts_and_failures(record):
     assert summary["kinds"]["last"]["psnr"] == {"mean": 23.0, "std": pytest.approx(8**0.5), "n": 2}
     text = (record.folder / "summary.md").read_text()
     assert "23 ± 2.83" in text and "PSNR: in dB." in text and "it is damaged" in text
+
+
+def test_the_summary_counts_what_was_asked_for(record):
+    """After Ctrl-C the images that were never reached count as well."""
+    record.write_parts(parts("a"))
+    record.write_parts(parts("b", status="interrupted"))
+    record.end(["a", "b", "c"], {}, "title")
+    summary = json.loads((record.folder / "summary.json").read_text())
+    assert (summary["ok"], summary["images"], summary["interrupted"]) == (1, 3, ["b"])
+    assert "1 of 3 images" in (record.folder / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_results_say_task_operator_method_and_prior(tmp_path, given):
+    names = {"task": "deblur", "operator": "gaussian_blur", "prior": "faces64", "method": "dps"}
+    targets = {"operator": "plugip.operators.Blur", "prior": "plugip.priors.faces64"}
+    targets |= {"method": "plugip.methods.DPS"}
+    config = {part: {"_target_": target} for part, target in targets.items()}
+    with Record(tmp_path / "run", config, choices=names if given else None) as record:
+        record.begin(CPU, None)
+        record.write_parts(parts("a.png"))
+        record.end(["a.png"], {}, "title")
+    wanted = names if given else targets
+    for file in ("summary.json", "images/a.png/rows.json"):
+        assert json.loads((record.folder / file).read_text())["choices"] == wanted
+    assert json.loads((record.folder / "provenance.json").read_text())[0]["choices"] == wanted
+    lines = (record.folder / "summary.md").read_text().splitlines()
+    assert set(lines) >= {f"- {part}: {name}" for part, name in wanted.items()}
 
 
 def test_provenance_says_what_ran_where(record):
@@ -328,3 +354,15 @@ def test_unknowns_of_blind_operators_have_columns_of_their_own(tmp_path):
         png = comparison([Strip("a", pictures, {}, "", tmp_path / "none.csv")], "title")
         widths.append(Image.open(io.BytesIO(png)).width)
     assert widths[1] / widths[0] == pytest.approx(3, rel=0.01)
+
+
+def test_everything_that_a_try_leaves_goes_before_the_next(record):
+    """Whatever names the pictures and arrays of an image have in this program."""
+    x = picture()
+    names = ("truth", "measurement", "input", "reconstruction", "stopped", "aligned", "theta_k")
+    arrays = dict.fromkeys(("measurement", "theta", "theta_true_k", "start_losses"), x)
+    row = Row("a", "last", "failed", "no \udcff")
+    record.write_parts(Parts("a", "", [row], dict.fromkeys(names, x), arrays, error="no \udcff"))
+    assert len(list((record.folder / "images/a").iterdir())) == len(names) + len(arrays) + 2
+    record.write_parts(Parts("a", "", [row]))
+    assert [file.name for file in (record.folder / "images/a").iterdir()] == ["rows.json"]

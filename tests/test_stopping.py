@@ -1,5 +1,8 @@
 """Stopping rules: hand-computed picks, per image, blind to neighbours."""
 
+from dataclasses import fields, is_dataclass
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from plugip.methods import DMPlug
 from plugip.noise import UnknownNoise
 from plugip.problem import Problem
 from plugip.rng import Rng
-from plugip.stopping import ESEMV, ESWMV, BestLoss, Budget, ByNoise, Discrepancy, Stopped
+from plugip.stopping import ESEMV, ESWMV, BestLoss, Budget, ByNoise, Discrepancy, Rule, Stopped
 from plugip.testing import check_method
 from plugip.testing.methods import toy_problem
 
@@ -93,6 +96,58 @@ def test_es_wmv_stops_after_its_patience():
         stops.append(verdict.stop)
     first = torch.stack(stops).int().argmax(0) + 1
     assert first.tolist() == [s + 3 for s in brute_force_pick(walk(60), 2)]
+
+
+RULES: list[Rule[Any]] = [
+    ESWMV(3, 100),
+    ESEMV(0.5, 100, 1),
+    Discrepancy(),
+    BestLoss(),
+    Budget(4),
+    ByNoise(unknown=ESWMV(3, 100)),
+]
+
+
+def unchanged(state: Any) -> list[Any]:
+    """All that a state holds, copied."""
+    return [v.clone() if isinstance(v, Tensor) else v for v in flattened(state)]
+
+
+def flattened(state: Any) -> list[Any]:
+    if is_dataclass(state) and not isinstance(state, type):
+        return [v for f in fields(state) for v in flattened(getattr(state, f.name))]
+    if isinstance(state, tuple):
+        return [v for part in state for v in flattened(part)]
+    return [state]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: type(r).__name__)
+def test_a_rule_leaves_the_state_that_it_is_given(rule: Rule[Any]):
+    p, images = toy_problem(), walk(8)
+    state = rule.init(p)
+
+    def report(x: Tensor) -> Info:
+        return Info(x, x.flatten(1).mean(1), x[:, 0, 0, 0] > 9, x.flatten(1).norm(dim=1))
+
+    for x in images[:5]:
+        state, _ = rule.update(p, state, report(x))
+    before = unchanged(state)
+    verdicts = [rule.update(p, state, report(x))[1] for x in (images[5], 3 * images[6], images[5])]
+    for was, now in zip(before, flattened(state), strict=True):
+        assert torch.equal(was, now) if isinstance(was, Tensor) else was == now
+    assert torch.equal(verdicts[0].pick, verdicts[2].pick)
+
+
+@pytest.mark.parametrize("rule", [ESWMV(3, 100), ESEMV(0.5, 100, 1)], ids=["wmv", "emv"])
+def test_one_image_that_is_no_number_is_never_picked_and_soon_forgotten(rule: Rule[Any]):
+    p, images = toy_problem(), walk(40)
+    images[10] = torch.nan
+    images[20:] = images[20] + 1e-3 * (images[20:] - images[20])  # it settles at last
+    state = rule.init(p)
+    for step, x in enumerate(images):
+        state, verdict = rule.update(p, state, Info(x, x[:, 0, 0, 0], x[:, 0, 0, 0] > 9))
+        assert step != 10 or not bool(verdict.pick.any())
+    assert torch.isfinite(state.best).all() and float(state.best.max()) < 1e-6
 
 
 def test_es_wmv_without_a_full_window_answers_with_the_last_iterate():

@@ -269,6 +269,26 @@ class BatchNormDPS(DPS):
 
 
 @dataclass(frozen=True)
+class UnclampedDPS(DPS):
+    """Reports the residual of an image that it has clamped since."""
+
+    def step(self, problem: Problem, state: Any) -> tuple[Any, Info]:
+        moved, info = super().step(problem, state)
+        return moved, replace(info, residual=problem.residual(problem.operator(2 * info.x_hat)))
+
+
+@dataclass(frozen=True)
+class SplitBillDPS(DPS):
+    """Asks the network once more where images come in a batch, as a shared line search would."""
+
+    def init(self, problem: Problem, rng: Rng) -> Any:
+        state = super().init(problem, rng)
+        for _ in range(problem.batch - 1):
+            problem.prior(state.x_t, torch.tensor(0.5, dtype=torch.float64))
+        return state
+
+
+@dataclass(frozen=True)
 class BackDoorDPS(DPS):
     """Calls the network behind the counter's back."""
 
@@ -314,6 +334,8 @@ def test_sound_methods_pass():
     [
         (DMPlug(4, DetachedGenerator(), Adam()), "gradient of the objective"),
         (BatchNormDPS(steps=5), "one image, one answer"),
+        (UnclampedDPS(steps=5), "reports the residual of its image"),
+        (SplitBillDPS(steps=5), "one image, one bill"),
         (BackDoorDPS(steps=5), "network calls are counted"),
         (EditingDPS(steps=5), "leaves y alone"),
         (GlobalNoiseDPS(steps=5), "no hidden randomness"),

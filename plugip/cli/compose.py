@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from hydra import compose, initialize_config_module
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import (
@@ -16,20 +20,23 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from plugip.cli.loader import CONFIGS, GuardedLoader
+from plugip.cli.said import key_of, said_by
 from plugip.options import nearest
-
-CONFIGS = "plugip.conf"
 
 
 def compose_config(
     overrides: list[str], folder: str | None, name: str | None = None
 ) -> DictConfig:
     """Composes plugip's config; ``folder`` adds the user's own groups, as --config-dir does."""
-    extra = [f"hydra.searchpath=[file://{Path(folder).resolve()}]"] if folder else []
-    with initialize_config_module(CONFIGS, version_base="1.3"):
-        return compose(name or "config", overrides=[*overrides, *extra])
+    loader = GuardedLoader(folder, said_by(overrides))
+    cfg = loader.load_configuration(name or "config", overrides, RunMode.RUN)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
 
 
 def first_job(overrides: list[str]) -> list[str]:
@@ -47,30 +54,50 @@ def first_job(overrides: list[str]) -> list[str]:
     return words
 
 
-def refuse_bad_config(overrides: list[str], folder: str | None, name: str | None) -> None:
-    """Ends with one clear block if the config does not compose; Hydra's own words are longer."""
-    if any(key_of(o) == "hydra.searchpath" for o in overrides) and folder:
+def fail(command: str, text: str) -> NoReturn:
+    """Ends the command with one block of words."""
+    print(f"{command}: {text}", file=sys.stderr)
+    sys.exit(1)
+
+
+def require_folder(command: str, folder: str | None) -> None:
+    """Ends if a config folder is missing, or holds a file that plugip's own would hide."""
+    if folder is None:
         return
-    if folder and not Path(folder).is_dir():
-        _fail(f"--config-dir {folder} is not a folder")
+    if not Path(folder).is_dir():
+        fail(command, f"--config-dir {folder} is not a folder")
+    shipped = Path(str(files(CONFIGS)))
+    for file in sorted(shipped.rglob("*.yaml")):
+        name = file.relative_to(shipped)
+        own = Path(folder) / name
+        if own.is_file() and own.read_bytes() != file.read_bytes():
+            record = (own.parent / "provenance.json").is_file()
+            advice = (
+                "it is the record of a run, which the command in provenance.json runs again"
+                if record
+                else "give it another name"
+            )
+            fail(command, f"{own} would be hidden by plugip's own {name.as_posix()}; {advice}")
+
+
+@contextmanager
+def explain(
+    command: str, overrides: list[str], loader: ConfigLoader | None, name: str | None
+) -> Iterator[None]:
+    """Ends with one clear block if a config does not compose; Hydra's own words are longer."""
     try:
-        compose_config(overrides, folder, name)
+        yield
     except MissingConfigException as error:
-        _fail(_unknown_choice(error))
+        fail(command, _unknown_choice(error))
+    except OverrideParseException as error:
+        fail(command, _unreadable(error))
     except ConfigCompositionException as error:
         found = re.search(r"Could not override '([^']+)'", str(error))
-        _fail(_unknownkey_of(found[1], overrides, folder, name) if found else _plain(error))
-    except OverrideParseException as error:
-        _fail(f"cannot read {error.override!r}: {_plain(error)}")
+        if found is None or loader is None:
+            fail(command, _plain(error))
+        fail(command, _unknown_key(found[1], overrides, loader, name))
     except HydraException as error:
-        _fail(_plain(error))
-    except ValueError as error:
-        _fail(str(error))
-
-
-def _fail(text: str) -> None:
-    print(f"plugip: {text}", file=sys.stderr)
-    sys.exit(1)
+        fail(command, _plain(error))
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
@@ -82,11 +109,40 @@ def _unknown_choice(error: MissingConfigException) -> str:
     return f"{group} has no choice {choice!r}; {known}"
 
 
-def _unknownkey_of(key: str, overrides: list[str], folder: str | None, name: str | None) -> str:
+def _unreadable(error: OverrideParseException) -> str:
+    """Says which word cannot be read, and shows it as it can be."""
+    word = error.override
+    key, equals, value = word.partition("=")
+    if not equals:
+        return f"cannot read {word!r}: it has no =; quote a value that holds spaces"
+    better = next((w for w in _quoted(key, value) if _reads_as(w, value)), None)
+    if better is None:
+        return f"cannot read {word!r}: {' '.join(_plain(error).split())}"
+    return f"cannot read {word!r}; quote the value: {shlex.quote(better)}"
+
+
+def _quoted(key: str, value: str) -> Iterator[str]:
+    for text in (value, value.replace("${", "\\${")):
+        yield f"{key}='{text}'"
+        yield f'{key}="{text}"'
+        yield "{}='{}'".format(key, text.replace("'", "\\'"))
+
+
+def _reads_as(word: str, value: str) -> bool:
+    try:
+        override = OverridesParser.create().parse_override(word)
+        return OmegaConf.create({"a": override.value()})["a"] == value
+    except Exception:  # Hydra and OmegaConf raise many kinds; each means no
+        return False
+
+
+def _unknown_key(key: str, overrides: list[str], loader: ConfigLoader, name: str | None) -> str:
     """Names the nearest key, and what there is on the level where the key went wrong."""
-    groups = _groups(folder, name)
-    cfg = compose_config([o for o in overrides if key_of(o) in groups], folder, name)
-    keys = _keys(OmegaConf.to_container(cfg))
+    cfg = loader.load_configuration(name, [], RunMode.RUN)
+    groups = sorted(g for g in cfg.hydra.runtime.choices if not g.startswith("hydra/"))
+    words = [o for o in overrides if key_of(o) in groups]
+    cfg = loader.load_configuration(name, words, RunMode.RUN)
+    keys = [k for k in _keys(OmegaConf.to_container(cfg)) if k.split(".")[0] != "hydra"]
     parent = key.rpartition(".")[0]
     while parent and parent not in keys:
         parent = parent.rpartition(".")[0]
@@ -100,24 +156,11 @@ def _unknownkey_of(key: str, overrides: list[str], folder: str | None, name: str
     return f"unknown key {key!r}{near}\n{have}"
 
 
-def _groups(folder: str | None, name: str | None) -> list[str]:
-    """Returns the groups that a command's root config chooses from."""
-    extra = [f"hydra.searchpath=[file://{Path(folder).resolve()}]"] if folder else []
-    with initialize_config_module(CONFIGS, version_base="1.3"):
-        cfg = compose(name or "config", overrides=extra, return_hydra_config=True)
-    return sorted(g for g in cfg.hydra.runtime.choices if not g.startswith("hydra/"))
-
-
 def _keys(node: Any, prefix: str = "") -> list[str]:
     if not isinstance(node, dict):
         return []
     names = {f"{prefix}.{name}" if prefix else str(name): value for name, value in node.items()}
     return [k for name, value in names.items() for k in (name, *_keys(value, name))]
-
-
-def key_of(override: str) -> str:
-    """Returns the key of a command-line override, without its value and signs."""
-    return override.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
 def _plain(error: Exception) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from plugip.priors.adm_presets import PRESETS
+from plugip.texts import for_terminal
 
 ABOUT = (
     "Converts an ADM (guided-diffusion) checkpoint exactly into a diffusers folder,\n"
@@ -23,12 +24,12 @@ def main() -> None:
     options = _parser().parse_args()
     try:
         for line in _convert(options):
-            print(line, flush=True)
+            print(for_terminal(line), flush=True)
     except KeyboardInterrupt:
         print("plugip-convert: interrupted, nothing was written", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
-        print(f"plugip-convert: {error}", file=sys.stderr)
+        print(f"plugip-convert: {for_terminal(str(error))}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -23,10 +23,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from plugip.diagnostics import Ending
 from plugip.engine.lbfgs import LBFGS, LBFGSState
 from plugip.engine.misfit import Misfit
 from plugip.engine.objective import Evaluation, Objective
 from plugip.linalg import norm, per_image
+from plugip.method import take
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,10 @@ class Constrained(Objective, ABC):
         grad = direct + per_image(weight, v) * here.grad
         return replace(here, loss=total.detach(), grad=grad)
 
+    def evaluate_rows(self, v: Tensor, rows: list[int]) -> Evaluation:
+        with self.data.problem.prior.counter.only(rows):
+            return take(self, rows).evaluate(v[rows])
+
     def project(self, v: Tensor) -> Tensor:
         return self.data.project(v)
 
@@ -135,6 +141,7 @@ class ALState:
         gap: |c - its nearest admissible value| that the last round ended with, (B,).
         stationarity: Of the last evaluation, (B,).
         violation: Of the last evaluation, (B,).
+        ending: How the search stands, (B,) int64: converged, or stuck within the round.
         steps: Inner iterations made, in all rounds.
     """
 
@@ -144,6 +151,7 @@ class ALState:
     gap: Tensor
     stationarity: Tensor
     violation: Tensor
+    ending: Tensor
     steps: int
 
 
@@ -187,7 +195,8 @@ class AugmentedLagrangian:
         """Returns the state with no multipliers and an infinite gap."""
         zero = z.new_zeros(z.shape[0])
         end, weight = torch.full_like(zero, torch.inf), torch.full_like(zero, self.penalty)
-        return ALState(self.inner.init(z), zero, weight, end, end, end, 0)
+        inner = self.inner.init(z)
+        return ALState(inner, zero, weight, end, end, end, inner.ending, 0)
 
     def step(
         self, objective: Constrained, state: ALState
@@ -197,8 +206,10 @@ class AugmentedLagrangian:
         c, flatness = objective.place(v, here), _relative(here, v)
         gap, violation = objective.gap(c), objective.bound.excess(c).abs()
         done = (flatness <= self.stationarity) & (gap <= self.feasibility)
+        ending = torch.where(inner.ending == Ending.STUCK, inner.ending, int(Ending.OPEN))
+        ending = torch.where(done, int(Ending.CONVERGED), ending)
         state = replace(state, inner=inner, stationarity=flatness, violation=violation)
-        state = replace(state, steps=state.steps + 1)
+        state = replace(state, ending=ending, steps=state.steps + 1)
         if state.steps % self.inner_iterations == 0:
             # A round whose minimum is not reached says little about mu, and nothing about rho.
             ready = stuck | (flatness <= 10 * gap.clamp_min(self.stationarity))

@@ -9,12 +9,14 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from plugip.data import load_image
+from plugip.linalg import UnsolvedError
 from plugip.operator import LinearOperator
+from plugip.pictures import image_of
 from plugip.problem import Problem
 
+ROUGH = 0.1  # relative residual of a linear estimate that still guides
 DAMPING = 1e-3  # of the linear estimate where the noise gives none; images have variance 0.2
 
 
@@ -30,7 +32,7 @@ class Guide(Protocol):
 class MeasurementGuide:
     """The measurement itself as a picture: simple distortions leave it close to the image.
 
-    A smaller y is enlarged by bicubic interpolation.
+    A smaller y is read where its pixels lie, by bicubic interpolation; grey fills all channels.
 
     Raises:
         TypeError: If the measurement is no picture; such problems need ``ImageGuide``.
@@ -49,8 +51,12 @@ class InverseGuide:
     It explains y better than the measurement itself, so a search that may move towards it
     (FMPlug's time) needs a bound: at time 0 it would stop at the guide.
 
+    At low noise the iterations for operators without a closed form may end before their tolerance.
+    What they have reached is a guide as well, if it leaves at most a tenth of A* y unexplained.
+
     Raises:
         TypeError: If the operator is not linear, or its measurements are complex.
+        UnsolvedError: If the iterations come to nothing, as with an adjoint that is not exact.
     """
 
     def __call__(self, problem: Problem) -> Tensor:
@@ -62,8 +68,17 @@ class InverseGuide:
             )
         lam = 5 * problem.noise.std**2 if problem.noise.std else DAMPING
         with torch.no_grad():
-            x = operator.solve_normal(operator.adjoint(y), lam)
+            x = _solved(operator, operator.adjoint(y), lam)
         return problem.prior.encode(x.clamp(-1, 1))[:, None]
+
+
+def _solved(operator: LinearOperator, b: Tensor, lam: float) -> Tensor:
+    try:
+        return operator.solve_normal(b, lam)
+    except UnsolvedError as error:
+        if not bool((error.residual <= ROUGH).all()):  # no number, too
+            raise
+        return error.solution
 
 
 @dataclass(frozen=True)
@@ -105,14 +120,13 @@ def picture(problem: Problem) -> Tensor:
     """Returns the measurements as images, (B, C, H, W): as they are, or enlarged.
 
     Raises:
-        TypeError: If measurements have not the channels of images, or are larger.
+        TypeError: If measurements are no pictures: complex, larger, of other channels, or such
+            that their rows and columns do not follow those of the image.
     """
     y, shape = problem.y, problem.prior.image_shape
-    if not y.is_complex() and tuple(y.shape[1:]) == shape:
-        return y
-    pictures = not y.is_complex() and y.ndim == 4 and y.shape[1] == shape[0]
-    if pictures and all(a <= b for a, b in zip(y.shape[2:], shape[1:], strict=True)):
-        return interpolate(y, shape[1:], mode="bicubic", align_corners=False)
+    images = image_of(y, shape, problem.operator)
+    if images is not None:
+        return images
     raise TypeError(
         f"a measurement of {type(problem.operator).__name__}, shape {tuple(y.shape[1:])}, is no "
         f"picture that {shape} could follow, so it cannot guide; give pictures of the same kind, "

@@ -17,13 +17,15 @@ class StrongWolfe:
 
     Per image an interval [low, high] is kept that must hold an acceptable point; ``high`` is
     infinite until a trial goes too far. Trials double towards an infinite end and are cubic
-    interpolations inside a finite interval. Images that are satisfied stay where they are while
-    the others go on.
+    interpolations inside a finite interval. Images that are satisfied stay where they are, and
+    are not evaluated again, while the others go on.
 
     Args:
         decrease: c1, wanted share of the predicted decrease.
         curvature: c2, allowed share of the first slope.
-        max_trials: Evaluations per search; then the best decrease so far is taken.
+        max_trials: Evaluations per search; then the best decrease so far is taken. A search that
+            is an image's last has as many again while there is none, each trial at most a tenth
+            of the one before it.
 
     Source: Nocedal and Wright 2006, algorithms 3.5 and 3.6.
     """
@@ -39,7 +41,13 @@ class StrongWolfe:
             )
 
     def __call__(
-        self, objective: Objective, z: Tensor, here: Evaluation, direction: Tensor, length: Tensor
+        self,
+        objective: Objective,
+        z: Tensor,
+        here: Evaluation,
+        direction: Tensor,
+        length: Tensor,
+        last: Tensor | None = None,
     ) -> tuple[Tensor, Evaluation, Tensor]:
         """Searches from z along ``direction``.
 
@@ -49,29 +57,36 @@ class StrongWolfe:
             here: Evaluation at z.
             direction: Descent directions, same shape as z.
             length: First trial lengths, (B,).
+            last: Images that end if this search fails, (B,) bool; None: there are none.
 
         Returns:
-            New seeds, their evaluations, and whether each image moved, (B,) bool.
+            New seeds, their evaluations, and whether each image moved, (B,) bool: one that finds
+            no lower loss stays.
         """
         slope = dot(here.grad, direction)
         bracket = _Bracket.open(here.loss, slope)
-        best_z, best = z, here
-        active = slope < 0
-        for _ in range(self.max_trials):
-            if not bool(active.any()):
+        best_z, best, active = z, here, slope < 0
+        last = torch.zeros_like(active) if last is None else last
+        for trials in range(2 * self.max_trials):
+            if trials >= self.max_trials:
+                active = active & last & ~(best.loss < here.loss)
+                length = 0.1 * length
+            rows = active.nonzero()[:, 0].tolist()
+            if not rows:
                 break
-            moved = objective.project(z + per_image(length, z) * direction)
-            trial_z = where(active, moved, best_z)
-            trial = objective.evaluate(trial_z)
+            trial_z = objective.project(z + per_image(length, z) * direction)
+            trial = _tried(objective, trial_z, rows, best)
             trial_slope = dot(trial.grad, direction)
             enough = trial.loss <= here.loss + self.decrease * length * slope
+            enough = enough & torch.isfinite(trial_slope)  # else there is no way on from there
             better = active & enough & (trial.loss <= best.loss)
             best_z, best = where(better, trial_z, best_z), choose_rows(better, trial, best)
             satisfied = enough & (trial_slope.abs() <= -self.curvature * slope)
             bracket = bracket.narrow(length, trial.loss, trial_slope, enough)
             active = active & ~satisfied
             length = torch.where(active, bracket.next_length(length), length)
-        return best_z, best, best.loss < here.loss
+        moved = best.loss < here.loss
+        return where(moved, best_z, z), choose_rows(moved, best, here), moved
 
 
 @dataclass(frozen=True)
@@ -115,8 +130,28 @@ class _Bracket:
         d1 = self.low_slope + self.high_slope - 3 * (self.high_loss - self.low_loss) / width
         root = (d1.square() - self.low_slope * self.high_slope).clamp_min(0).sqrt()
         share = 1 - (self.high_slope + root - d1) / (self.high_slope - self.low_slope + 2 * root)
-        share = torch.where(torch.isfinite(share), share, 0.5).clamp(0.1, 0.9)
+        # A loss that is infinite or no number says nothing but that its length is far too long.
+        blind = torch.where(torch.isfinite(self.high_loss), 0.5, 0.1)
+        share = torch.where(torch.isfinite(share), share, blind).clamp(0.1, 0.9)
         return self.low + share * width
+
+
+def _tried(objective: Objective, z: Tensor, rows: list[int], known: Evaluation) -> Evaluation:
+    """Evaluates some images only; of the others it returns what is known."""
+    if len(rows) == len(z):
+        return objective.evaluate(z)
+    fresh = objective.evaluate_rows(z, rows)
+
+    def put(now: Tensor, before: Tensor) -> Tensor:
+        return before.index_copy(0, torch.tensor(rows, device=before.device), now)
+
+    return Evaluation(
+        loss=put(fresh.loss, known.loss),
+        grad=put(fresh.grad, known.grad),
+        x=put(fresh.x, known.x),
+        residual=put(fresh.residual, known.residual),
+        unit=None if fresh.unit is None or known.unit is None else put(fresh.unit, known.unit),
+    )
 
 
 def choose_rows(rows: Tensor, a: Evaluation, b: Evaluation) -> Evaluation:

@@ -38,7 +38,7 @@ def whitened_residual(objective: Misfit, z: Tensor) -> tuple[Tensor, Tensor]:
     """Returns rho(z) and R(z); the data loss is ‖rho‖² / 2 per image.
 
     Raises:
-        TypeError: If the noise model is not a sum of squares.
+        TypeError: If the data loss is no sum of squares.
     """
     problem = objective.problem
     x = objective.image(z)
@@ -52,7 +52,8 @@ def linearize(objective: Misfit, z: Tensor, backend: str = "double_backward") ->
     """Linearises the whitened residual around a seed and keeps what repeated products need.
 
     Args:
-        objective: The objective; its noise must be Gaussian, or unknown with a mean loss.
+        objective: The objective, a sum of squares: loss "mean" or "sum", or a likelihood of
+            Gaussian or unknown noise.
         z: Seeds, (B, *prior.shape).
         backend: How J v is made. "double_backward" is exact and reuses the graph; "forward_mode"
             is exact and slower on CPUs; "finite_difference" costs one forward, relative error
@@ -63,6 +64,7 @@ def linearize(objective: Misfit, z: Tensor, backend: str = "double_backward") ->
 
     Raises:
         ValueError: If the backend is unknown.
+        TypeError: If the data loss is no sum of squares.
     """
     make_jvp = choose(JVPS, backend, "linearize backend")
     counter = objective.problem.prior.counter
@@ -84,15 +86,23 @@ def linearize(objective: Misfit, z: Tensor, backend: str = "double_backward") ->
 
 def _scale(objective: Misfit, rho: Tensor) -> Tensor | float:
     noise = objective.problem.noise
+    if type(objective).data_loss is not Misfit.data_loss:
+        raise TypeError(
+            f"linearize needs a sum of squares for its data loss; {type(objective).__name__} has "
+            "another one"
+        )
     if objective.loss == "mean":
         return math.sqrt(2 / rho[0].numel())
+    if objective.loss == "sum":
+        return math.sqrt(2)
     if isinstance(noise, GaussianNoise):
         return 1 / noise.std
     if isinstance(noise, UnknownNoise):
         count = torch.as_tensor(objective.problem.observed_count(), device=rho.device)
         return per_image((2 / count).sqrt().to(rho.real.dtype), rho)
     raise TypeError(
-        f"linearize needs a sum-of-squares likelihood; {type(noise).__name__} has none"
+        f"linearize needs a sum-of-squares likelihood; {type(noise).__name__} has none; take "
+        "loss=mean"
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from plugip.engine.objective import Evaluation, Objective
 from plugip.engine.unknowns import Unknowns, seeds
+from plugip.method import take
 from plugip.noise import UnknownNoise
 from plugip.options import choose
 from plugip.problem import Problem
@@ -101,12 +102,26 @@ class Misfit(Objective):
         unit = self._unit(residual, y_clean)
         return Evaluation(loss.detach(), grad, x.detach(), residual, unit)
 
+    def evaluate_rows(self, v: Tensor, rows: list[int]) -> Evaluation:
+        with self.problem.prior.counter.only(rows):
+            return take(self, rows).evaluate(v[rows])
+
     def _unit(self, residual: Tensor, y_clean: Tensor) -> Tensor | None:
         # sum r^2 = 2 std^2 * (sum r^2 / (2 std^2)), and the residual stands in for std
         if self.loss == "likelihood" and not _unscaled(self.problem):
             return None
         unit = 2 * residual.square()
-        return unit if self.loss == "sum" else unit / y_clean[0].numel()
+        if self.loss == "sum":
+            return unit
+        # A mean is over all entries of y, but that of unknown noise over those observed.
+        mean = self.loss == "mean"
+        return unit / (y_clean[0].numel() if mean else self.problem.observed_count())
+
+    @property
+    def averages(self) -> bool:
+        """Whether the data term is a mean over entries of y rather than a sum."""
+        unscaled = self.loss == "likelihood" and _unscaled(self.problem)
+        return self.loss == "mean" or unscaled
 
 
 def seed_misfit(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from plugip.method import take
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -34,6 +36,18 @@ class Objective(ABC):
     @abstractmethod
     def evaluate(self, v: Tensor) -> Evaluation:
         """Returns values and gradients at the unknowns v, (B, ...)."""
+
+    def evaluate_rows(self, v: Tensor, rows: list[int]) -> Evaluation:
+        """Returns values and gradients of some images only, in the order of ``rows``.
+
+        All are evaluated here; an objective whose evaluations cost something evaluates, and bills,
+        these images alone.
+
+        Args:
+            v: Unknowns of all images, (B, ...).
+            rows: Positions in the batch.
+        """
+        return take(self.evaluate(v), rows)
 
     def project(self, v: Tensor) -> Tensor:
         """Returns the nearest admissible unknowns, same shape; solvers call it after each move."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from plugip.engine.misfit import Misfit
 from plugip.engine.objective import Evaluation
-from plugip.engine.solver import AnySolver
+from plugip.engine.solver import AnySolver, ending
 from plugip.engine.unknowns import Unknowns, with_theta
-from plugip.method import Info
+from plugip.method import Info, residual_of
 from plugip.operator import Unknown
 from plugip.problem import Problem
 from plugip.rng import Rng
@@ -80,7 +80,9 @@ class PlugIn(ABC):
         solver, v, here, stuck = self.solver.step(self.objective(problem, state), state.solver)
         with torch.no_grad():
             theta = unknowns.theta(problem, v)
-        return PlugInState(unknowns, solver, v, here.x, theta), info(here, stuck)
+            said = info(problem.known(theta), here, stuck)
+        said = replace(said, ending=ending(solver))
+        return PlugInState(unknowns, solver, v, here.x, theta), said
 
     def finish(self, problem: Problem, state: PlugInState) -> Tensor:
         """Returns the image of the last evaluation, (B, C, H, W), clamped to [-1, 1]."""
@@ -98,9 +100,11 @@ class PlugIn(ABC):
         return state.theta
 
 
-def info(here: Evaluation, stuck: Tensor) -> Info:
-    """Returns what a step reports of an evaluation."""
-    return Info(x_hat=here.x.clamp(-1, 1), loss=here.loss, done=stuck, residual=here.residual)
+def info(known: Problem, here: Evaluation, stuck: Tensor) -> Info:
+    """Returns what a step reports of an evaluation, whose theta is held in ``known``."""
+    x_hat = here.x.clamp(-1, 1)
+    residual = residual_of(known, x_hat, here.x, here.residual)
+    return Info(x_hat=x_hat, loss=here.loss, done=stuck, residual=residual)
 
 
 def require_iterations(iterations: int) -> None:

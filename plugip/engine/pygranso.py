@@ -17,11 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugip.diagnostics import Ending
 from plugip.engine.augmented_lagrangian import Constrained
 from plugip.engine.objective import Evaluation
 from plugip.method import take
 
 FAILED = (11, 12, 13)  # PyGRANSO's codes for errors, its own and those of the functions
+MET = (0, 1, 2)  # its tolerances are met
+LIMITED = (3, 4, 5)  # it was told to end: by a callback, by its iterations, by a clock
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class GransoState:
     penalty: Tensor
     stationarity: Tensor
     violation: Tensor
+    ending: Tensor
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class PyGRANSO:
         _load()
         zero = z.new_zeros(z.shape[0])
         end = torch.full_like(zero, torch.inf)
-        return GransoState(z, None, zero, torch.ones_like(zero), end, end)
+        ending = torch.full_like(zero, int(Ending.OPEN), dtype=torch.long)
+        return GransoState(z, None, zero, torch.ones_like(zero), end, end, ending)
 
     def step(
         self, objective: Constrained, state: GransoState
@@ -87,15 +92,23 @@ class PyGRANSO:
         done = torch.ones_like(state.penalty, dtype=torch.bool)
         if state.here is not None:
             return state, state.v, state.here, done
-        runs = [self._solve(take(objective, [i]), state.v[i : i + 1]) for i in range(len(state.v))]
-        v = torch.cat([found for found, _, _ in runs])
+        runs = [self._alone(objective, state.v, i) for i in range(len(state.v))]
+        v = torch.cat([run[0] for run in runs])
         here = objective.evaluate(v)
         flat, violation = (state.penalty.new_tensor([run[k] for run in runs]) for k in (1, 2))
-        state = GransoState(v, here, state.multiplier, state.penalty, flat, violation)
+        ending = state.ending.new_tensor([run[3] for run in runs])
+        state = GransoState(v, here, state.multiplier, state.penalty, flat, violation, ending)
         return state, v, here, done
 
-    def _solve(self, objective: Constrained, start: Tensor) -> tuple[Tensor, float, float]:
-        """Returns unknowns, (1, ...), and PyGRANSO's stationarity and total violation there."""
+    def _alone(
+        self, objective: Constrained, v: Tensor, i: int
+    ) -> tuple[Tensor, float, float, int]:
+        """Solves one image's problem, on its own bill."""
+        with objective.data.problem.prior.counter.only([i]):
+            return self._solve(take(objective, [i]), v[i : i + 1])
+
+    def _solve(self, objective: Constrained, start: Tensor) -> tuple[Tensor, float, float, int]:
+        """Returns unknowns, (1, ...), PyGRANSO's stationarity and violation, and its ending."""
         pygranso, struct = _load()
 
         def functions(x: Any) -> list[Any]:
@@ -112,7 +125,8 @@ class PyGRANSO:
             reason = getattr(found, "error", "no reason given")
             raise RuntimeError(f"PyGRANSO ended with code {found.termination_code}: {reason}")
         v = found.final.x.detach().reshape(start.shape).to(start)
-        return v, float(found.stat_value), float(found.final.tv)
+        ending = _ending(found.termination_code)
+        return v, float(found.stat_value), float(found.final.tv), ending
 
     def _options(self, start: Tensor, options: Any) -> Any:
         kind = torch.float64 if self.double else torch.float32
@@ -131,6 +145,12 @@ class PyGRANSO:
         for name, value in chosen.items():
             setattr(options, name, value)
         return options
+
+
+def _ending(code: int) -> Ending:
+    if code in LIMITED:
+        return Ending.OPEN
+    return Ending.CONVERGED if code in MET else Ending.STUCK
 
 
 def _constraints(objective: Constrained, c: Tensor, struct: Any) -> tuple[Any, Any]:

@@ -15,7 +15,8 @@ class Solver(Protocol[S]):
     """Minimises an objective image by image.
 
     State is a dataclass of tensors whose first axis is the batch, so that finished images can be
-    dropped from it; ``step`` treats every image as if it were alone.
+    dropped from it; ``step`` treats every image as if it were alone. Where it has ``ending``,
+    ``diagnostics.Ending`` per image, (B,) int64, that is said of answers that do not explain y.
     """
 
     def init(self, z: Tensor) -> S:
@@ -33,3 +34,8 @@ class Solver(Protocol[S]):
 
 
 AnySolver = Solver[Any]
+
+
+def ending(state: Any) -> Tensor | None:
+    """Returns how each search stands, (B,) int64, where a solver's state says so."""
+    return getattr(state, "ending", None)

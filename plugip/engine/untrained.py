@@ -13,7 +13,7 @@ from plugip.engine.plugin import PlugIn, PlugInState
 from plugip.engine.unknowns import Unknowns, with_theta
 from plugip.engine.weights import shaken
 from plugip.linalg import where
-from plugip.method import Info
+from plugip.method import Info, residual_of
 from plugip.operator import Unknown
 from plugip.problem import Problem
 from plugip.rng import Rng
@@ -24,7 +24,8 @@ class Rollback:
     """Goes back to earlier weights when the fit to y has got much worse since they were saved.
 
     Fits of untrained networks blow up now and then. Adam's moments are kept, as published: the
-    large gradients in them make the next steps short.
+    large gradients in them make the next steps short. Where they hold no numbers any more, those
+    of the last look take their place.
 
     Args:
         drop: Fall of the PSNR between A(x) and y that is too much, in dB.
@@ -51,7 +52,8 @@ class Rollback:
             return torch.zeros_like(now.residual, dtype=torch.bool), now
         # 20 log10 of a ratio of residuals is a difference of PSNRs, whatever the peak. The
         # negation finds a residual that is no number, too.
-        fell = ~(now.residual <= before.residual * 10 ** (self.drop / 20))
+        limit = (before.residual * 10 ** (self.drop / 20)).clamp_max(_LARGEST)
+        fell = ~(now.residual <= limit)
         kept = where(fell, before.v, now.v), where(fell, before.residual, now.residual)
         return fell, Saved(*kept)
 
@@ -64,6 +66,9 @@ class Saved:
     residual: Tensor
 
 
+_LARGEST = torch.finfo(torch.float32).max  # an infinite residual is a fall as well
+
+
 @dataclass(frozen=True)
 class FitState(PlugInState):
     """A running fit of untrained networks.
@@ -72,13 +77,17 @@ class FitState(PlugInState):
         rng: Streams that disturb the networks' inputs.
         steps: Steps made.
         mean: Running mean of the images, (B, C, H, W), where one is kept.
-        saved: Unknowns to go back to.
+        saved: Unknowns to go back to; None before the first look.
+        first: Those of the start, to go back to from a first look that finds no numbers.
+        moments: Adam's at the last look, or at the start, where they held numbers.
     """
 
     rng: Rng
     steps: int = 0
     mean: Tensor | None = None
     saved: Saved | None = None
+    first: Saved | None = None
+    moments: AdamState | None = None
 
 
 class UntrainedPlugIn(PlugIn):
@@ -112,7 +121,12 @@ class UntrainedPlugIn(PlugIn):
         """Returns the state at the first weights; calls no network."""
         unknowns, v = self.unknowns(problem, rng)
         Misfit(problem, unknowns, self.loss).require_likelihood()
-        return FitState(unknowns, self.solver.init(v), v, None, None, rng.child("jitter"))
+        solver, jitter = self.solver.init(v), rng.child("jitter")
+        state = FitState(unknowns, solver, v, None, None, jitter)
+        if self.rollback is None:
+            return state
+        start = Saved(v, torch.full_like(v[:, 0], torch.inf))
+        return replace(state, first=start, moments=solver)
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]  # states come from ``init``
         self, problem: Problem, state: FitState
@@ -125,11 +139,13 @@ class UntrainedPlugIn(PlugIn):
         solver, v, here, stuck = self.solver.step(objective, state.solver)
         with torch.no_grad():
             x, theta = self.shown(problem, here.x, unknowns.theta(problem, v))
-        steps, mean = state.steps + 1, self._mean(state.mean, x)
-        solver, saved = self._watched(steps, solver, Saved(v, here.residual), state.saved)
+        mean = self._mean(state.mean, x)
         x_hat = (x if mean is None else mean).clamp(-1, 1)
-        moved = FitState(state.unknowns, solver, v, x_hat, theta, state.rng, steps, mean, saved)
-        residual = here.residual if mean is None else None  # the loop measures the mean's own
+        moved = replace(state, solver=solver, v=v, x=x_hat, theta=theta, mean=mean)
+        moved = self._watched(replace(moved, steps=state.steps + 1), here.residual)
+        if mean is not None:
+            return moved, Info(x_hat, here.loss, stuck)  # the loop measures the mean's residual
+        residual = residual_of(problem.known(theta), x_hat, here.x, here.residual)
         return moved, Info(x_hat, here.loss, stuck, residual)
 
     def finish(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -145,15 +161,28 @@ class UntrainedPlugIn(PlugIn):
     def _mean(self, before: Tensor | None, x: Tensor) -> Tensor | None:
         if not self.average or before is None:
             return x if self.average else None
-        return self.average * before + (1 - self.average) * x
+        moved = self.average * before + (1 - self.average) * x
+        return where(_sound(x), moved, before)  # what is no number would stay in it for ever
 
-    def _watched(
-        self, steps: int, solver: AdamState, now: Saved, saved: Saved | None
-    ) -> tuple[AdamState, Saved | None]:
-        if self.rollback is None or steps % self.rollback.every:
-            return solver, saved
-        fell, kept = self.rollback.look(now, saved)
-        return replace(solver, z=where(fell, kept.v, solver.z)), kept
+    def _watched(self, state: FitState, residual: Tensor) -> FitState:
+        """Looks back where it is time to, and returns what goes on."""
+        before, held, solver = state.saved or state.first, state.moments, state.solver
+        if self.rollback is None or held is None or state.steps % self.rollback.every:
+            return state
+        fell, kept = self.rollback.look(Saved(state.v, residual), before)
+        sound = _sound(solver.first) & _sound(solver.second)
+        solver = replace(
+            solver,
+            z=where(fell | ~_sound(solver.z), kept.v, solver.z),
+            first=where(sound, solver.first, held.first),
+            second=where(sound, solver.second, held.second),
+        )
+        return replace(state, solver=solver, saved=kept, moments=solver)
+
+
+def _sound(values: Tensor) -> Tensor:
+    """Tells which images hold numbers alone, (B,)."""
+    return torch.isfinite(values).flatten(1).all(dim=1)
 
 
 def require_fit_settings(jitter: float, average: float) -> None:

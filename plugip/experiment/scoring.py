@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from plugip.experiment.failure import reason
 from plugip.experiment.observers import Align
 from plugip.metrics import MetricUnavailableError, NamedMetric, to_unit
+
+# Metrics say so what they lack or cannot take; anything else is a surprise, which debug shows.
+_SAID = (ValueError, MetricUnavailableError)
 
 
 @dataclass(frozen=True)
@@ -17,19 +21,22 @@ class Judge:
     """Scores estimates against the truth with every metric that can run here.
 
     Where symmetries of the answer are resolved first, each score ``psnr`` has a ``psnr_raw``
-    beside it, of the estimate as the method gave it.
+    beside it, of the estimate as the method gave it. A metric or an alignment that raises costs
+    its own number, not the answer's others.
 
     Args:
         metrics: The metrics.
         align: Resolves symmetries of the answer before scoring, if the operator has any.
+        debug: Let what they raise through.
     """
 
     metrics: Sequence[NamedMetric]
     align: Align | None = None
+    debug: bool = False
     missing: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        reasons = {m.name: m.unavailable() for m in self.metrics}
+        reasons = {m.name: self._unavailable(m) for m in self.metrics}
         object.__setattr__(self, "missing", {n: reason for n, reason in reasons.items() if reason})
 
     @property
@@ -51,12 +58,33 @@ class Judge:
         Returns:
             Numbers by metric, None where there is none, and the reasons for that.
         """
-        values, notes = self._scores(self.aligned(x_hat, x), x)
-        if self.align is not None:
-            raw = self._scores(x_hat, x)
-            values |= {f"{name}_raw": value for name, value in raw[0].items()}
-            notes |= {f"{name}_raw": note for name, note in raw[1].items()}
-        return values, notes
+        raw, raw_notes = self._scores(x_hat, x)
+        if self.align is None:
+            return raw, raw_notes
+        values, notes = self._aligned_scores(x_hat, x)
+        values |= {f"{name}_raw": value for name, value in raw.items()}
+        return values, notes | {f"{name}_raw": note for name, note in raw_notes.items()}
+
+    def _aligned_scores(
+        self, x_hat: Tensor, x: Tensor
+    ) -> tuple[dict[str, float | None], dict[str, str]]:
+        try:
+            aligned = self.aligned(x_hat, x)
+        except Exception as error:
+            if self.debug:
+                raise
+            names = [metric.name for metric in self.metrics]
+            said = f"the alignment failed: {reason(error)}"
+            return dict.fromkeys(names), dict.fromkeys(names, said) | self.missing
+        return self._scores(aligned, x)
+
+    def _unavailable(self, metric: NamedMetric) -> str | None:
+        try:
+            return metric.unavailable()
+        except Exception as error:
+            if self.debug:
+                raise
+            return f"{metric.name} is not available: {reason(error)}"
 
     def _scores(self, x_hat: Tensor, x: Tensor) -> tuple[dict[str, float | None], dict[str, str]]:
         unit, truth = to_unit(x_hat), to_unit(x)
@@ -68,8 +96,11 @@ class Judge:
                 continue
             try:
                 value = float(metric(unit, truth)[0])
-            except (ValueError, MetricUnavailableError) as error:
-                notes[metric.name] = str(error)
+            except Exception as error:
+                said = isinstance(error, _SAID)
+                if self.debug and not said:
+                    raise
+                notes[metric.name] = str(error) if said else reason(error)
                 continue
             if math.isfinite(value):
                 values[metric.name] = value

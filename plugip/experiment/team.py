@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 
 T = TypeVar("T")
+# A process waits for those that have more to do, however long that takes; the default of some
+# backends is ten minutes.
+_PATIENCE = timedelta(days=30)
 _KINDS = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -38,10 +42,15 @@ class Team:
         """Returns the items of this process: every size-th one."""
         return list(items[self.index :: self.size])
 
-    def wait(self) -> None:
-        """Waits until all processes are here."""
-        if self.state is not None:
+    def wait(self) -> bool:
+        """Waits until all processes are here; returns whether they came, and none was lost."""
+        if self.state is None:
+            return True
+        try:
             self.state.wait_for_everyone()
+        except RuntimeError:  # the backend's word for a connection that is closed
+            return False
+        return True
 
     def leave(self) -> None:
         """Ends the process group."""
@@ -67,13 +76,15 @@ def join_team(device: str) -> Team:
     from accelerate import PartialState
 
     # Without cpu=True each process of a host without GPU believes that it is alone.
-    state = PartialState(cpu=chosen.type == "cpu")
+    state = PartialState(cpu=chosen.type == "cpu", timeout=_PATIENCE)
     if state.num_processes != size:
         raise RuntimeError(
             f"{size} processes were started, but this one sees {state.num_processes}; "
             "start them with torchrun (`accelerate launch --cpu` runs only one)"
         )
-    return Team(torch.device(state.device or chosen), state.process_index, size, state)
+    # accelerate's "cpu:0" is not torch's "cpu": moving there copies what is there already.
+    place = chosen if chosen.type == "cpu" else torch.device(state.device or chosen)
+    return Team(place, state.process_index, size, state)
 
 
 def choose_device(name: str) -> torch.device:
@@ -92,7 +103,7 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:0")
     if not _present(device):
         raise ValueError(f"device {name!r} is not here: {_inventory()}; use device=auto or cpu")
-    return device
+    return torch.device("cpu") if device.type == "cpu" else device
 
 
 def _present(device: torch.device) -> bool:

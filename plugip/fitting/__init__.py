@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plugip.texts import for_terminal
+
 if TYPE_CHECKING:
     from plugip.fitting.pictures import Pictures
     from plugip.priors.low_rank import LowRankGaussian
@@ -27,7 +29,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         reason = str(error).removeprefix("data.path ")
         reason = reason.replace("another folder with output.folder=...", "another OUT")
-        print(f"{COMMAND}: {reason}", file=sys.stderr)
+        print(f"{COMMAND}: {for_terminal(reason)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"{COMMAND}: interrupted; nothing was written", file=sys.stderr)
@@ -50,7 +52,8 @@ def _fit(options: argparse.Namespace) -> str:
         picture = draw(prior, options.rng_seed)
         write_atomic(options.out, prior.to_bytes(), durable=True)
         write_atomic(sheet, picture)
-        return "\n".join([*_skipped(pictures), *_closing(prior, options.out, sheet)])
+        said = [*_skipped(pictures), *_closing(prior, options.out, sheet)]
+        return "\n".join(map(for_terminal, said))
 
 
 def _require_places(out: Path, sheet: Path) -> None:
@@ -67,6 +70,13 @@ def _require_places(out: Path, sheet: Path) -> None:
 
 
 def _skipped(pictures: Pictures) -> list[str]:
+    from plugip.image_io import left_out
+
+    head = f"{len(pictures.names)} images in {pictures.name}{left_out(pictures.left_out)}"
+    return [head, *_unreadable(pictures)] if pictures.left_out else _unreadable(pictures)
+
+
+def _unreadable(pictures: Pictures) -> list[str]:
     lines = [f"skipped {name}: {reason}" for name, reason in sorted(pictures.skipped.items())]
     more = len(lines) - NAMED
     return lines if more <= 0 else [*lines[:NAMED], f"skipped {more} more images"]

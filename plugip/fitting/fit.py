@@ -12,6 +12,7 @@ from torch import Tensor
 from plugip.fitting.pictures import FitError
 from plugip.priors.low_rank import LowRankGaussian
 from plugip.priors.low_rank_bands import Bands
+from plugip.rng import open_stream, stream_key
 
 MOST_BANDS = 64
 PASSES = 4  # over the images: one for the moments, three that sharpen the components
@@ -106,7 +107,7 @@ def _directions(pictures: Images, rank: int, rng_seed: int) -> Tensor:
     """Returns random directions, (d, l), some more than components are asked for."""
     size = int(torch.Size(pictures.shape).numel())
     width = min(rank + max(20, rank // 4), size)
-    generator = torch.Generator().manual_seed(rng_seed)
+    generator = open_stream(stream_key(rng_seed, "directions", ""))
     return torch.randn(size, width, generator=generator)
 
 

@@ -37,6 +37,7 @@ class Pictures:
         limit: Images to use, counted in sorted order; None for all.
 
     Attributes:
+        left_out: Why an entry of the folder is no image, by name.
         skipped: Why an image is not used, by name; known after the first pass.
 
     Raises:
@@ -50,6 +51,7 @@ class Pictures:
                 raise FitError(f"--{name} must be a whole number of at least 1, got {value}")
         self._source = open_source(path)
         self.name = Path(path).name
+        self.left_out = self._source.skipped
         self.names = self._source.names()[:limit]
         self.shape = (channels, size, size)
         self.skipped: dict[str, str] = {}

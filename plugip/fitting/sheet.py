@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from plugip.data import to_uint
 from plugip.priors.low_rank import LowRankGaussian
 from plugip.rng import Rng
+from plugip.texts import for_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,15 +42,18 @@ def draw(prior: LowRankGaussian, rng_seed: int = 0) -> bytes:
         ax.set_title(caption, fontsize=8, color=_MUTED)
     for ax, picture in zip(axes[1:].flat, prior.sample(rng), strict=True):
         _show(ax, picture)
-    card = prior.card
+    source = for_figure(str(prior.card.get("source", "a Gaussian prior")))
     figure.suptitle(
-        f"{card.get('source', 'a Gaussian prior')}: mean, first {shown} of {prior.rank} "
+        f"{source}: mean, first {shown} of {prior.rank} "
         f"components with their share of the variance, and {SAMPLES} samples",
         fontsize=10,
         color=_INK,
     )
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        # The source's name may hold letters that the font lacks; they become boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 

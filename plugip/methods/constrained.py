@@ -115,7 +115,8 @@ class ConstrainedMisfit(_Constrained):
 
     def init(self, problem: Problem, rng: Rng) -> PlugInState:
         state = super().init(problem, rng)
-        return state if self.loss == "mean" else _scaled(state, _counts(problem))
+        mean = Misfit(problem, state.unknowns, self.loss).averages
+        return state if mean else _scaled(state, _counts(problem))
 
     def objective(self, problem: Problem, state: PlugInState) -> FitOnShell:  # type: ignore[override]
         data, al = Misfit(problem, state.unknowns, self.loss), state.solver

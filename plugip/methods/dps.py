@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plugip.method import Info
+from plugip.method import Info, residual_of
 from plugip.options import choose, require_choice
 from plugip.prior import Prior
 from plugip.problem import Problem
@@ -101,8 +101,10 @@ class DPS:
         moved = moved - self.zeta * grad
         last = state.k + 1 == self.steps
         # The answer is the guided state at t = 0, as in the paper, not the last clean estimate.
-        x_hat = (prior.decode(moved) if last else x_hat.detach()).clamp(-1, 1)
-        residual = None if last else problem.residual(y_clean.detach())
+        x = prior.decode(moved) if last else x_hat.detach()
+        x_hat = x.clamp(-1, 1)
+        known = None if last else problem.residual(y_clean.detach())
+        residual = None if known is None else residual_of(problem, x_hat, x, known)
         done = torch.full_like(distance, last, dtype=torch.bool)
         info = Info(x_hat=x_hat, loss=distance.detach(), done=done, residual=residual)
         return DPSState(moved, state.rng, state.k + 1), info

@@ -191,7 +191,7 @@ class ILO:
         moved = replace(state, solver=solver, v=v, x=here.x)
         if solver.updates >= self.steps[layer] and any(self.steps[layer + 1 :]):
             moved = replace(self._entered(problem, *self._beyond(problem, moved)), x=here.x)
-        return moved, info(here, stuck)
+        return moved, info(problem, here, stuck)
 
     def finish(self, problem: Problem, state: ILOState) -> Tensor:
         """Returns the image of the last evaluation, (B, C, H, W), clamped to [-1, 1]."""

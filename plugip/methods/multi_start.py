@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plugip.diagnostics import Certificate
-from plugip.method import Info, Method, require_theta, take
+from plugip.method import Info, Method, require_method, require_theta, take
 from plugip.operator import Unknown
 from plugip.options import choose
 from plugip.problem import Problem
@@ -102,6 +102,7 @@ class MultiStart(Generic[S]):
     by: str = "loss"
 
     def __post_init__(self) -> None:
+        require_method(self.method)
         choose(JUDGES, self.by, "by")
         if self.starts < 1 or self.trial < 1:
             raise ValueError(
@@ -183,8 +184,8 @@ class MultiStart(Generic[S]):
 
     def _shown(self, info: Info, leader: Tensor) -> Info:
         rows = torch.arange(len(leader), device=leader.device) * self.starts + leader
-        residual = None if info.residual is None else info.residual[rows]
-        return Info(info.x_hat[rows], info.loss[rows], info.done[rows], residual)
+        residual, ending = (None if v is None else v[rows] for v in (info.residual, info.ending))
+        return Info(info.x_hat[rows], info.loss[rows], info.done[rows], residual, ending)
 
     def _leading(self, state: MultiStartState) -> Any:
         return state.run.pick(state.leader) if isinstance(state.run, Wide) else state.run

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checka
 import torch
 from torch import Tensor
 
+from plugip.linalg import wide
 from plugip.noise.checks import require_clean
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def additive_moments(noise: Noise, y_clean: Tensor, observed: Tensor | None) -> 
     kurtosis = excess_kurtosis(noise)
     if noise.std is None or kurtosis is None:
         return None
-    count = torch.as_tensor(count_observed(y_clean, observed), dtype=torch.float64)
+    count = torch.as_tensor(count_observed(y_clean, observed), dtype=wide(y_clean))
     entries = count.expand(y_clean.shape[0])
     return Moments(entries * noise.std**2, entries * (2 + kurtosis) * noise.std**4)
 

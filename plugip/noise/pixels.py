@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from plugip.linalg import wide
 from plugip.noise.base import Moments, Simulator, sum_moments
 from plugip.noise.checks import (
     no_likelihood,
@@ -80,7 +81,7 @@ class ImpulseNoise(Simulator):
     def residual_moments(self, y_clean: Tensor, observed: Tensor | None = None) -> Moments:
         """Returns mean and variance of ‖y - y_clean‖² over observed entries per image, (B,)."""
         mask = torch.ones_like(y_clean) if observed is None else observed.expand(y_clean.shape)
-        ends = [mask * (y_clean.double() - end).square() for end in SCALES[self.scale]]
+        ends = [mask * (y_clean.to(wide(y_clean)) - end).square() for end in SCALES[self.scale]]
         # What is struck together is one draw: neither of the ends, or all of it black or white.
         black, white = (e.sum(dim=1) for e in ends) if self.per_pixel else ends
         mean = (black + white) * self.density / 2
@@ -153,5 +154,6 @@ class SpeckleNoise(Simulator):
         """Returns mean and variance of ‖y - y_clean‖² per image; None if what was drawn is cut."""
         if self.clip:
             return None
-        std = self.relative_std * length(self.scale) * to_unit(y_clean, self.scale).double()
+        std = self.relative_std * length(self.scale) * to_unit(y_clean, self.scale)
+        std = std.to(wide(y_clean))
         return sum_moments(std.square(), torch.zeros_like(std), observed)

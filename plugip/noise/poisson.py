@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from plugip.linalg import wide
 from plugip.noise.base import Moments, Simulator, sum_moments, sum_observed
 from plugip.noise.checks import (
     SMALL,
@@ -277,7 +278,7 @@ def _moments(
     y_clean: Tensor, gain: float, read_std: float, scale: str, observed: Tensor | None
 ) -> Moments:
     # Cumulants of independent parts add; all cumulants of a Poisson count are its mean.
-    u, unit = to_unit(y_clean, scale).double().clamp_min(0), length(scale)
+    u, unit = to_unit(y_clean, scale).to(wide(y_clean)).clamp_min(0), length(scale)
     variance, fourth = u / gain + read_std**2, u / gain**3
     return sum_moments(unit**2 * variance, unit**4 * fourth, observed)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from plugip.linalg import wide, widened
 from plugip.noise.base import Moments, Simulator, sum_observed
 from plugip.noise.checks import (
     SMALL,
@@ -86,12 +87,14 @@ class RicianNoise(Simulator):
 
         From the moments of the Rice distribution; y - y_clean has a mean.
         """
-        a = (to_unit(y_clean, self.scale).double() / self._unit_std).clamp_max(BRIGHT)
+        # Small differences of large powers: float32 would not do.
+        a = (widened(to_unit(y_clean, self.scale)) / self._unit_std).clamp_max(BRIGHT)
         first, third = _odd_moments(a)
         second = 2 * a**2 + 2 - 2 * a * first
         fourth = 8 * a**4 + 20 * a**2 + 8 - 4 * a * third - 4 * a**3 * first
         s = self.channel_std
-        mean, spread = s**2 * second, s**4 * (fourth - second.square())
+        both = s**2 * second, s**4 * (fourth - second.square())
+        mean, spread = (part.to(y_clean.device, wide(y_clean)) for part in both)
         return Moments(sum_observed(mean, observed), sum_observed(spread, observed))
 
     @property

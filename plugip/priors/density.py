@@ -8,6 +8,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from plugip.linalg import wide
 from plugip.prior import Prior
 from plugip.rng import Rng
 
@@ -35,11 +36,6 @@ class DensityPrior(Prior):
     @abstractmethod
     def sample(self, rng: Rng) -> Tensor:
         """Draws one clean state for each image of the streams, (B, *shape)."""
-
-
-def wide(like: Tensor) -> torch.dtype:
-    """Returns the type in which squares of many pixels are summed: float64 where there is one."""
-    return torch.float32 if like.device.type == "mps" else torch.float64
 
 
 def gain(alpha: Tensor, sigma: Tensor, variances: Tensor) -> Tensor:

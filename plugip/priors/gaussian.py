@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from plugip.linalg import widened
 from plugip.path import SIGNED, FlowPath, Path, ValueRange
 from plugip.priors.density import DensityPrior, gain, gaussian_log, noisy_std
 from plugip.rng import Rng
@@ -111,7 +112,7 @@ def _variances(std: Tensor, mean: Tensor) -> Tensor:
 
 def _principal(covariance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the variances along the principal axes, (C, H, W), and the axes, (d, d)."""
-    c, size = covariance.double(), mean.numel()
+    c, size = widened(covariance), mean.numel()
     if c.shape != (size, size) or not torch.allclose(c, c.T, atol=1e-6 * float(c.abs().max())):
         raise ValueError(f"covariance must be symmetric, ({size}, {size}); got {tuple(c.shape)}")
     variances, axes = torch.linalg.eigh(c)

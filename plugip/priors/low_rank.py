@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugip.linalg import wide
 from plugip.path import SIGNED, FlowPath, Path
-from plugip.priors.density import DensityPrior, wide
+from plugip.priors.density import DensityPrior
 from plugip.priors.low_rank_bands import Bands
 from plugip.priors.low_rank_file import low_rank_bytes, read_low_rank
 from plugip.rng import Rng

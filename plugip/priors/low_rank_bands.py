@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from plugip.linalg import wide
+
 CHUNK = 64  # images that are analysed at a time
 
 
@@ -46,9 +48,9 @@ class Bands(nn.Module):
 
     def power(self, x: Tensor) -> Tensor:
         """Returns the sum of squared coefficients in each band, (B, d) -> (bands,), float64."""
-        squares = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+        squares = torch.zeros(x.shape[1], dtype=wide(x), device=x.device)
         for part in x.split(CHUNK):
-            squares += self.analyse(part).square().sum(0, dtype=torch.float64)
+            squares += self.analyse(part).square().sum(0, dtype=wide(x))
         return self.sums(squares)
 
     def sums(self, values: Tensor) -> Tensor:

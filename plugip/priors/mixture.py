@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from plugip.linalg import widened
 from plugip.path import SIGNED, FlowPath, Path, ValueRange
 from plugip.prior import Prior
 from plugip.priors.density import DensityPrior, gain, gaussian_log, noisy_std
@@ -165,7 +166,7 @@ class MixturePrior(DensityPrior):
 
 
 def _log_weights(weights: Tensor) -> Tensor:
-    weights = weights.double()
+    weights = widened(weights)
     if not bool((weights > 0).all() and weights.isfinite().all()):
         raise ValueError(f"weights must be positive, got {weights.tolist()}")
     return (weights / weights.sum()).log()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from plugip.record.files import read_csv
+from plugip.texts import for_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,9 +56,10 @@ def comparison(strips: list[Strip], title: str) -> bytes:
         for (name, heading, kinds), ax in zip(columns, line, strict=True):
             _panel(ax, strip, name, kinds)
             if strip is strips[0]:
-                ax.set_title(_heading(strip, name, heading), fontsize=11, color=_INK)
+                heading = for_figure(_heading(strips, name, heading))
+                ax.set_title(heading, fontsize=11, color=_INK)
         line[0].set_ylabel(_short(strip.id), fontsize=8, color=_MUTED)
-    figure.suptitle(title, fontsize=12, color=_INK, wrap=True)
+    figure.suptitle(_title(title), fontsize=12, color=_INK, wrap=True)
     return _png(figure)
 
 
@@ -69,9 +72,9 @@ def curves(strips: list[Strip], title: str) -> bytes:
     traces = [read_csv(strip.trace) for strip in strips]
     known = not all(np.isnan(t["residual_to_noise"]).all() for t in traces)
     column = "residual_to_noise" if known else "residual"
-    for i, (strip, trace) in enumerate(zip(strips, traces, strict=True)):
+    for i, trace in enumerate(traces):
         style = {"color": _LINES[i % 4], "lw": 1.4, "ls": "-" if i < 4 else "--"}
-        left.plot(trace["step"], trace["loss"], label=_short(strip.id), **style)
+        left.plot(trace["step"], trace["loss"], label=f"line {i}", **style)
         right.plot(trace["step"], trace[column], **style)
     if known:
         right.axhline(1, color=_MUTED, lw=1, ls=":")
@@ -82,8 +85,12 @@ def curves(strips: list[Strip], title: str) -> bytes:
         (right, column.replace("_to_", " / "), column),
     ):
         _dress(ax, name, all(v > 0 for t in traces for v in t[values]))
-    left.legend(fontsize=7, frameon=False)
-    figure.suptitle(title, fontsize=11, color=_INK, wrap=True)
+    # Names are set afterwards: matplotlib leaves labels that begin with "_" out.
+    for text, strip in zip(
+        left.legend(fontsize=7, frameon=False).get_texts(), strips, strict=True
+    ):
+        text.set_text(_short(strip.id))
+    figure.suptitle(_title(title), fontsize=11, color=_INK, wrap=True)
     return _png(figure)
 
 
@@ -131,14 +138,18 @@ def _picture(strip: Strip, name: str) -> Path | None:
     return next((path for path in found if path), None)
 
 
-def _heading(strip: Strip, name: str, heading: str) -> str:
-    if name == "measurement" and strip.view:
-        return f"measurement ({strip.view})"
-    if name == "answer" and "aligned" in strip.pictures:
+def _heading(strips: list[Strip], name: str, heading: str) -> str:
+    """Returns what stands above a column: what holds for all images in it."""
+    if name == "measurement" and strips[0].view:
+        return f"measurement ({strips[0].view})"
+    if name != "answer":
+        return heading
+    if "aligned" in strips[0].pictures:
         return "reconstruction (aligned to truth)"
-    if name == "answer" and "stopped" in strip.rows:
-        return "reconstruction (stopped)"
-    return f"{heading} (last)" if name == "answer" else heading
+    stopped = ["stopped" in strip.rows for strip in strips]
+    if all(stopped):
+        return f"{heading} (stopped)"
+    return f"{heading} (stopped, or last)" if any(stopped) else f"{heading} (last)"
 
 
 def _score(strip: Strip, kinds: tuple[str, ...]) -> str:
@@ -167,11 +178,18 @@ def _dress(ax: Axes, name: str, positive: bool) -> None:
 
 
 def _short(image_id: str) -> str:
-    return image_id if len(image_id) <= 28 else f"…{image_id[-27:]}"
+    return for_figure(image_id if len(image_id) <= 28 else f"…{image_id[-27:]}")
+
+
+def _title(title: str) -> str:
+    return for_figure(title if len(title) <= 300 else f"{title[:299]}…")
 
 
 def _png(figure: Figure) -> bytes:
     # A bare Figure draws with Agg and needs no display and no global state of pyplot.
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    with warnings.catch_warnings():
+        # Names may hold letters that the font lacks; they become boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

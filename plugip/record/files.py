@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,16 @@ _REASONS = {
     errno.EPERM: "you may not write there",
     errno.ENOTDIR: "part of the path is a file",
     errno.EEXIST: "it is a file, not a folder",
+    errno.EISDIR: "a folder stands where plugip writes a file",
+    errno.ELOOP: "a link stands where plugip writes a file",
 }
 _TRIAL_BYTES = 1 << 20
+# A file at this very place, without following a link, and not for programs that are started.
+EXACTLY_HERE = sum(getattr(os, f"O_{n}", 0) for n in ("NOFOLLOW", "CLOEXEC", "BINARY", "NONBLOCK"))
+_HALF = re.compile(r"\.plugip-[0-9a-f]{16}\.tmp")
+# Names that belong to devices on Windows, whatever suffix they have.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+_UNSAFE = re.compile(rf"[A-Z]|^\.|\.$|^$|-[0-9a-f]{{16}}$|^{_DEVICE.pattern}")
 
 
 class RecordError(OSError):
@@ -46,10 +55,11 @@ def write_atomic(path: Path, data: bytes, durable: bool = False) -> None:
     Raises:
         RecordError: If the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".plugip-{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | EXACTLY_HERE, 0o666)
+        with open(handle, "wb") as file:
             file.write(data)
             if durable:
                 file.flush()
@@ -57,7 +67,24 @@ def write_atomic(path: Path, data: bytes, durable: bool = False) -> None:
         os.replace(temporary, path)
     except OSError as error:
         _forget(temporary)
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
+
+
+def append(path: Path, data: bytes) -> None:
+    """Adds lines to a file in one piece, so that no other process's lines fall between them.
+
+    Raises:
+        RecordError: If they cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | EXACTLY_HERE, 0o666)
+        try:
+            if os.write(handle, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def try_folder(folder: Path) -> None:
@@ -66,17 +93,31 @@ def try_folder(folder: Path) -> None:
     Raises:
         RecordError: If the folder is full, read-only, or cannot be made.
     """
-    trial = folder / f".trial.{os.getpid()}"
+    trial = folder / f".plugip-{secrets.token_hex(8)}.tmp"
     write_atomic(trial, bytes(_TRIAL_BYTES), durable=True)
     _forget(trial)
 
 
+def remove_halves(*folders: Path) -> None:
+    """Removes the temporary files that killed runs have left in folders."""
+    for folder in folders:
+        for file in folder.glob(".plugip-*.tmp"):
+            if _HALF.fullmatch(file.name):
+                _forget(file)
+
+
 def safe_name(image_id: str) -> str:
-    """Turns an id into a file name: readable, no folders, no two ids alike."""
+    """Turns an id into a file name: readable, no folders, no two ids alike on any system.
+
+    A name of small letters stays as it is, unless Windows cannot have it; any other one ends in a
+    digest, since some systems take A and a for one letter.
+    """
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", image_id)
-    if plain == image_id and len(plain) <= 100 and not plain.startswith("."):
+    if plain == image_id and len(plain) <= 100 and not _UNSAFE.search(plain):
         return plain
-    return f"{plain[:100].lstrip('.')}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(image_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    start = plain[:100].lstrip(".")
+    return f"{'_' if _DEVICE.match(start) else ''}{start}-{digest}"
 
 
 def png_bytes(x: Tensor, bits: int = 8) -> bytes:
@@ -122,14 +163,16 @@ def read_csv(path: Path) -> dict[str, list[float]]:
 
 def json_bytes(value: Any, indent: int | None = None) -> bytes:
     """Encodes strict JSON; numbers that JSON lacks (inf, NaN) become null."""
-    return json.dumps(_strict(value), indent=indent, ensure_ascii=False, allow_nan=False).encode()
+    text = json.dumps(_strict(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace")  # which is JSON's own escape of a surrogate
 
 
 def read_json(path: Path) -> Any:
     """Reads a JSON file; None if there is none, or it is damaged."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        # Nothing but a file: a pipe would be waited for.
+        return json.loads(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -150,7 +193,8 @@ def _forget(path: Path) -> None:
         return
 
 
-def _cannot_write(path: Path, error: OSError) -> RecordError:
+def cannot_write(path: Path, error: OSError) -> RecordError:
+    """Returns what to tell about a file that the system does not let plugip write."""
     reason = _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
     return RecordError(
         f"cannot write to {path.parent}: {reason}; choose another folder with output.folder=..."

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,149 +15,239 @@ import yaml
 
 from plugip.record import figures, provenance
 from plugip.record.files import (
-    RecordError,
-    csv_bytes,
+    append,
     json_bytes,
-    npy_bytes,
-    png_bytes,
     read_json,
-    safe_name,
+    remove_halves,
     try_folder,
     write_atomic,
 )
+from plugip.record.inputs import named_files
+from plugip.record.lock import FolderLock
+from plugip.record.parts import DamagedError, Saved, Shelf
 from plugip.record.rows import Parts, Row
 from plugip.record.settings import first_difference, settings_hash
-from plugip.record.summary import summarise, to_markdown
+from plugip.record.summary import chosen, summarise, to_markdown
+from plugip.texts import for_terminal
 
 LARGEST_FIGURE = 8
+CONFIG, PROVENANCE, SCORES = "config.yaml", "provenance.json", "scores.jsonl"
+_log = logging.getLogger(__name__)
 
 
 class Record:
     """Writes a run folder and knows what it holds already.
 
+    The folder belongs to this record until ``close``, the end of a ``with`` block, or the end of
+    the process. Of the processes that torchrun starts, the first one keeps it for all.
+
     Args:
-        folder: The run folder.
+        folder: The run folder: a new or empty one, or one of an earlier run.
         config: The resolved config, plain.
         bits: Depth of the PNG files, 8 or 16.
+        choices: Names of what runs (task, operator, method, prior, ...); None takes them from the
+            config's targets.
+        command: The command of this run; None takes the one of the process.
 
     Raises:
-        ValueError: If bits is neither 8 nor 16, or the folder holds results of other settings.
-        RecordError: If the folder cannot be written.
+        ValueError: If bits is neither 8 nor 16, or the folder holds results of other settings, of
+            files whose content has changed, or anything else.
+        RecordError: If another run is at work in the folder, or it cannot be written.
     """
 
-    def __init__(self, folder: str | Path, config: dict[str, Any], bits: int = 8) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        config: dict[str, Any],
+        bits: int = 8,
+        choices: Mapping[str, str] | None = None,
+        command: Sequence[str] | None = None,
+    ) -> None:
         if bits not in (8, 16):
             raise ValueError(f"output.bits must be 8 or 16, got {bits}")
         self.folder, self.config, self.bits = Path(folder).expanduser(), config, bits
-        self.hash = settings_hash(config)
-        self._refuse_other_settings()
-        try_folder(self.folder)
+        self.files = named_files(config)
+        self.hash = settings_hash(config, self.files)
+        self.choices, self.command = chosen(config, choices), command
+        self._leads = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
+        self._lock: FolderLock | None = None
+        if self._leads:
+            self._open()
+
+    def __enter__(self) -> Record:
+        if self._leads and self._lock is None:
+            self._open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets other runs into the folder."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
 
     def begin(self, device: torch.device, weights: str | None) -> None:
         """Writes config and provenance; refuses a folder whose prior had other weights."""
-        runs = read_json(self.folder / "provenance.json") or []
+        runs = self._runs()
         known = next((r["prior_sha256"] for r in runs if r.get("prior_sha256")), None)
         if weights and known and known != weights:
             raise ValueError(
                 f"{self.folder} holds results of a prior with other weights (sha256 {known[:8]} "
                 f"there, {weights[:8]} now); choose another output.folder"
             )
-        self._provenance = [*runs, provenance.describe(device, weights)]
+        this = {"choices": self.choices, "files": self.files}
+        self._provenance = [*runs, provenance.describe(device, weights, self.command) | this]
         text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
-        self._write("config.yaml", text.encode())
-        self._write("provenance.json", json_bytes(self._provenance, indent=2))
+        # In this order: a folder with a config alone is one whose first run was killed here.
+        self._write(CONFIG, text.encode())
+        self._write(PROVENANCE, json_bytes(self._provenance, indent=2))
 
     def finished(self, image_id: str, digest: str) -> bool:
-        """Tells whether this image, from the same file, is solved here with the same settings."""
-        saved = self._saved(image_id)
-        rows = saved.get("rows", [])
-        same = saved.get("digest") == digest and saved.get("config_hash") == self.hash
-        return bool(rows) and same and all(row["status"] == "ok" for row in rows)
+        """Tells whether this image, from the same file, is solved here with the same settings.
+
+        An image whose files are damaged is named and not finished.
+
+        Raises:
+            RecordError: If a newer version wrote it, or something is in the way of its files.
+        """
+        shelf = Shelf(self.folder, image_id)
+        try:
+            saved = shelf.read()
+            if saved is not None and self._is_result(saved, digest):
+                shelf.require_whole(saved)
+                return True
+        except DamagedError as damage:
+            if self._leads:
+                _log.warning("%s is solved again: %s", for_terminal(image_id), damage)
+        shelf.require_room()
+        return False
 
     def write_parts(self, parts: Parts) -> None:
-        """Writes one image's files; rows.json comes last and marks the others as whole."""
-        folder = f"images/{safe_name(parts.id)}"
-        self._clear(self.folder / folder)
-        for name, x in parts.pictures.items():
-            self._write(f"{folder}/{name}.png", png_bytes(x, self.bits))
-            if x.shape[0] not in (1, 3):
-                self._write(f"{folder}/{name}.npy", npy_bytes(x))
-        for name, array in parts.arrays.items():
-            self._write(f"{folder}/{name}.npy", npy_bytes(array))
-        if parts.trace is not None:
-            self._write(f"trace/{safe_name(parts.id)}.csv", csv_bytes(parts.trace))
-        saved = {
-            "id": parts.id,
-            "digest": parts.digest,
-            "config_hash": self.hash,
-            "view": parts.view,
-            "rows": [asdict(row) for row in parts.rows],
-        }
-        self._write(f"{folder}/rows.json", json_bytes(saved, indent=1))
-
-    def _clear(self, folder: Path) -> None:
-        """Removes an earlier try, the finished marker first."""
-        (folder / "rows.json").unlink(missing_ok=True)
-        for old in folder.glob("*.*"):
-            old.unlink()
+        """Writes one image's files, and adds its rows to scores.jsonl."""
+        Shelf(self.folder, parts.id).write(parts, self.hash, self.choices, self.bits)
+        append(self.folder / SCORES, _lines(parts.rows))
 
     def rows(self, ids: Sequence[str]) -> list[Row]:
         """Returns the saved rows of these images, in this order."""
-        return [Row(**row) for i in ids for row in self._saved(i).get("rows", [])]
+        return [row for i in ids for row in self._rows(i)]
 
     def write_scores(self, ids: Sequence[str]) -> None:
-        """Rebuilds scores.jsonl from the parts of these images."""
-        lines = [json_bytes(asdict(row)) + b"\n" for row in self.rows(ids)]
-        self._write("scores.jsonl", b"".join(lines))
+        """Rebuilds scores.jsonl from the parts of these images, in this order."""
+        self._write(SCORES, _lines(self.rows(ids)))
 
     def end(self, ids: Sequence[str], conventions: dict[str, str], title: str) -> None:
         """Writes scores, summary and figures of these images, and the time."""
         self.write_scores(ids)
-        summary = summarise(self.rows(ids), conventions) | {"config_hash": self.hash}
+        known = {"config_hash": self.hash, "choices": self.choices}
+        summary = summarise(self.rows(ids), conventions, ids) | known
         self._write("summary.json", json_bytes(summary, indent=2))
         self._write("summary.md", to_markdown(summary, title).encode())
         title = ", ".join(filter(None, (title, conventions.get("noise"))))  # level and scale
-        shown = [self._strip(i) for i in ids if self._saved(i).get("rows")]
-        shown = [strip for strip in shown if strip.pictures][:LARGEST_FIGURE]
+        shown = list(itertools.islice(self._strips(ids), LARGEST_FIGURE))
         if shown:
             self._write("figure.png", figures.comparison(shown, title))
         curves = [strip for strip in shown if strip.trace.is_file()]
         if curves:
             self._write("loss.png", figures.curves(curves, title))
         self._provenance[-1]["end"] = provenance.now()
-        self._write("provenance.json", json_bytes(self._provenance, indent=2))
+        self._write(PROVENANCE, json_bytes(self._provenance, indent=2))
 
-    def _strip(self, image_id: str) -> figures.Strip:
-        saved, name = self._saved(image_id), safe_name(image_id)
-        pictures = {p.stem: p for p in sorted((self.folder / "images" / name).glob("*.png"))}
-        rows = {row["kind"]: row for row in saved["rows"]}
-        wanted = any(row["kind"] in ("last", "stopped") for row in saved["rows"])
-        return figures.Strip(
-            image_id, pictures if wanted else {}, rows, saved["view"],
-            self.folder / "trace" / f"{name}.csv",
-        )  # fmt: skip
+    def _open(self) -> None:
+        """Takes the folder, sees that it is one for this run, and tries to write there."""
+        self._lock = FolderLock(self.folder, again=True)
+        try:
+            self._refuse_others()
+            self._refuse_other_settings()
+            remove_halves(self.folder, self.folder / "trace", *self.folder.glob("images/*"))
+            try_folder(self.folder)
+        except BaseException:
+            self.close()
+            raise
 
-    def _saved(self, image_id: str) -> dict[str, Any]:
-        return read_json(self.folder / "images" / safe_name(image_id) / "rows.json") or {}
-
-    def _write(self, name: str, data: bytes) -> None:
-        write_atomic(self.folder / name, data)
+    def _refuse_others(self) -> None:
+        """Refuses a folder that is neither empty nor a run's; plugip writes no hidden results."""
+        names = {name for name in os.listdir(self.folder) if not name.startswith(".")}
+        if names - {CONFIG} and not names >= {CONFIG, PROVENANCE}:
+            raise ValueError(
+                f"{self.folder} is not empty and holds no run: {sorted(names - {CONFIG})[0]!a} is "
+                "not plugip's; choose a new folder with output.folder=..."
+            )
 
     def _refuse_other_settings(self) -> None:
-        path = self.folder / "config.yaml"
-        try:
-            old = yaml.safe_load(path.read_text("utf-8"))
-        except FileNotFoundError:
+        old = self._old_config()
+        if old is None:
             return
-        except NotADirectoryError:
-            raise RecordError(
-                f"{self.folder} lies below a file; choose another output.folder"
-            ) from None
-        difference = (
-            first_difference(old, self.config) if isinstance(old, dict) else "it is damaged"
-        )
+        runs = self._runs()
+        files = runs[-1].get("files") if runs else None
+        difference = first_difference(old, self.config, files, self.files)
         if difference:
             raise ValueError(
                 f"{self.folder} holds results of other settings: {difference}; "
                 "choose another output.folder, or delete it"
             )
+
+    def _old_config(self) -> dict[str, Any] | None:
+        path = self.folder / CONFIG
+        if not os.path.lexists(path):
+            return None
+        try:
+            old = yaml.safe_load(path.read_bytes()) if path.is_file() else None
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            old = None
+        if not isinstance(old, dict):
+            raise self._damaged(CONFIG)
+        return old
+
+    def _runs(self) -> list[dict[str, Any]]:
+        """Returns what provenance.json says of the runs so far."""
+        path = self.folder / PROVENANCE
+        if not os.path.lexists(path):
+            return []
+        runs = read_json(path)
+        if not isinstance(runs, list) or not all(_is_run(run) for run in runs):
+            raise self._damaged(PROVENANCE)
+        return runs
+
+    def _damaged(self, name: str) -> ValueError:
+        return ValueError(
+            f"{self.folder} holds results of unknown settings: its {name} is damaged; choose "
+            "another output.folder, or delete it"
+        )
+
+    def _is_result(self, saved: Saved, digest: str) -> bool:
+        same = saved.digest == digest and saved.config_hash == self.hash
+        return bool(saved.rows) and same and all(row.status == "ok" for row in saved.rows)
+
+    def _saved(self, image_id: str) -> Saved | None:
+        try:
+            return Shelf(self.folder, image_id).read()
+        except DamagedError:  # said where it is found first, in ``finished``
+            return None
+
+    def _rows(self, image_id: str) -> list[Row]:
+        saved = self._saved(image_id)
+        return [] if saved is None else saved.rows
+
+    def _strips(self, ids: Sequence[str]) -> Iterator[figures.Strip]:
+        """Yields the images that have an answer to show."""
+        for image_id in ids:
+            shelf, saved = Shelf(self.folder, image_id), self._saved(image_id)
+            rows = {} if saved is None else {row.kind: asdict(row) for row in saved.rows}
+            if saved is not None and not rows.keys().isdisjoint(("last", "stopped")):
+                pictures = shelf.pictures(saved)
+                if pictures:
+                    yield figures.Strip(image_id, pictures, rows, saved.view, shelf.trace)
+
+    def _write(self, name: str, data: bytes) -> None:
+        write_atomic(self.folder / name, data)
+
+
+def _is_run(run: Any) -> bool:
+    known = isinstance(run, dict) and isinstance(run.get("files", {}), dict)
+    return known and isinstance(run.get("prior_sha256"), str | None)
+
+
+def _lines(rows: Sequence[Row]) -> bytes:
+    return b"".join(json_bytes(asdict(row)) + b"\n" for row in rows)

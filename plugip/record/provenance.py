@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,12 +23,14 @@ PACKAGES = (
 _LARGEST = 1 << 30  # bytes of weights that are hashed; about a second
 
 
-def describe(device: torch.device, weights: str | None) -> dict[str, Any]:
+def describe(
+    device: torch.device, weights: str | None, command: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Returns what a reader needs to run this again; ``end`` is filled in when the run ends."""
     return {
         "start": now(),
         "end": None,
-        "command": sys.argv,
+        "command": list(command or sys.argv),
         "folder": os.getcwd(),
         # By way of sys.modules: the package itself stands above this room.
         "plugip": sys.modules["plugip"].__version__,

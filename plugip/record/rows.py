@@ -26,6 +26,7 @@ class Row:
         stationarity, violation: Of a constrained minimum, see Certificate.
         nfe, vjps, seconds, peak_memory: Cost of the whole solve of this image.
         rng_seed: The integer of reproducibility.
+        solver_seed: The integer behind the solver's own stream; rng_seed unless set apart.
         config_hash: Names the settings, without paths and devices.
     """
 
@@ -49,6 +50,7 @@ class Row:
     seconds: float | None = None
     peak_memory: int | None = None
     rng_seed: int = 0
+    solver_seed: int | None = None
     config_hash: str = ""
 
 
@@ -65,6 +67,7 @@ class Parts:
             each of several starts was judged by.
         view: How ``pictures["measurement"]`` shows y, if not as it is.
         trace: Columns of the trace by name, of equal length.
+        error: Traceback of what kept the image from being solved.
     """
 
     id: str
@@ -74,3 +77,4 @@ class Parts:
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
     view: str = ""
     trace: dict[str, list[float]] | None = None
+    error: str = ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 # No image's result depends on these; data.path and measurement only say which images there are.
 NEUTRAL = (
     "output", "device", "threads", "batch_size", "trusted", "debug", "hints", "demo_image",
-    "data.path", "data.limit", "measurement",
+    "optimized_metric", "data.path", "data.limit", "measurement",
 )  # fmt: skip
 
 
@@ -18,9 +19,14 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
     return {key: v for key, v in leaves(config).items() if not _under(key, NEUTRAL)}
 
 
-def settings_hash(config: dict[str, Any]) -> str:
-    """Returns 8 hex digits that name what was done to an image, on any machine."""
-    return _digest(settings(config))
+def settings_hash(config: dict[str, Any], files: Mapping[str, str] | None = None) -> str:
+    """Returns 8 hex digits that name what was done to an image, on any machine.
+
+    Args:
+        config: The resolved config.
+        files: Digests of the files that settings name, by key: content counts, not the path.
+    """
+    return _digest(settings(config) | dict(files or {}))
 
 
 def run_hash(config: dict[str, Any]) -> str:
@@ -29,11 +35,31 @@ def run_hash(config: dict[str, Any]) -> str:
     return _digest(settings(config) | given)
 
 
-def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """Returns the first setting in which two configs differ, and both values; None if equal."""
+def first_difference(
+    old: dict[str, Any],
+    new: dict[str, Any],
+    old_files: Mapping[str, str] | None = None,
+    new_files: Mapping[str, str] | None = None,
+) -> str | None:
+    """Returns the first setting in which two configs differ, and both values; None if equal.
+
+    Args:
+        old: The config of earlier results.
+        new: The config now.
+        old_files: Digests of the files that settings name, by key; None if nobody kept them.
+        new_files: The same now.
+    """
     before, after = settings(old), settings(new)
+    there, here = (old_files, new_files or {}) if old_files is not None else ({}, {})
     for key in [*after, *(k for k in before if k not in after)]:
-        if before.get(key) != after.get(key) or (key in before) != (key in after):
+        if key in there and key in here:
+            if there[key] != here[key]:
+                return f"{key} names {_show(after, key)}, whose content has changed"
+        elif key in there and before.get(key) == after.get(key):
+            return f"{key} names {_show(after, key)}, which is no longer there"
+        elif key in here and before.get(key) == after.get(key):
+            return f"{key} names {_show(after, key)}, where no file was then"
+        elif before.get(key) != after.get(key) or (key in before) != (key in after):
             return f"{key} is {_show(before, key)} there and {_show(after, key)} now"
     return None
 

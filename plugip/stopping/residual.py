@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from plugip.linalg import wide
 from plugip.method import Info
 from plugip.noise import Moments, residual_moments
 from plugip.problem import Problem
@@ -72,7 +73,7 @@ class Discrepancy:
                 "stopping.tau, such as 1.1"
             )
         count = torch.as_tensor(problem.observed_count(), device=problem.y.device)
-        return self.tau * noise.std**2 * count.double().expand(problem.batch)
+        return self.tau * noise.std**2 * count.to(wide(problem.y)).expand(problem.batch)
 
 
 def expected_moments(problem: Problem) -> Moments | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ class Verdict:
     stop: Tensor
 
 
+@runtime_checkable
 class Rule(Protocol[S]):
     """Watches the iterates of each image; a frozen dataclass of settings."""
 

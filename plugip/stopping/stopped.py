@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from plugip.diagnostics import Certificate
 from plugip.linalg import where
-from plugip.method import Info, Method, require_theta
+from plugip.method import Info, Method, require_method, require_theta
 from plugip.operator import Unknown
 from plugip.problem import Problem
+from plugip.refusals import require_part
 from plugip.rng import Rng
 from plugip.stopping.rule import Rule
 
@@ -61,6 +62,10 @@ class Stopped(Generic[S]):
     rule: Rule[Any]
     halt: bool = True
 
+    def __post_init__(self) -> None:
+        require_method(self.method)
+        require_part(self.rule, Rule, "rule", "make one, such as plugip.stopping.Discrepancy()")
+
     @property
     def iterations(self) -> int | None:
         """Steps after which the method itself ends, if it is known."""
@@ -81,14 +86,14 @@ class Stopped(Generic[S]):
             known = problem.known(told["theta"])
             with torch.no_grad():
                 residual = known.residual(known.operator(info.x_hat))
-            info = Info(info.x_hat, info.loss, info.done, residual)
+            info = replace(info, residual=residual)
         rule, verdict = self.rule.update(problem, state.rule, info)
         picked = _kept(verdict.pick, info.x_hat, state.picked)
         kept = {n: _kept(verdict.pick, now, state.beside.get(n)) for n, now in told.items()}
         at = torch.where(verdict.pick, state.step + 1, state.picked_step)
         moved = StoppedState(inner, rule, picked, kept, at, info.x_hat, state.step + 1)
         done = info.done | verdict.stop if self.halt else info.done
-        return moved, Info(info.x_hat, info.loss, done, info.residual)
+        return moved, replace(info, done=done)
 
     def finish(self, problem: Problem, state: StoppedState) -> Tensor:
         """Returns the picked images, and the last iterate where nothing was picked."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from plugip.linalg import wide
 from plugip.method import Info
 from plugip.problem import Problem
 from plugip.stopping.rule import Verdict
@@ -16,11 +17,11 @@ from plugip.stopping.rule import Verdict
 class WMVState:
     """The last images, ring-ordered, with running sums; everything per image, float64.
 
-    ``ring`` (B, W, n), ``total`` (B, n) the sum of images, ``energy`` (B,) the sum of squared
-    norms, ``best`` (B,) the least variance and ``waited`` (B,) the steps since.
+    ``ring`` is W images (B, n), ``total`` (B, n) the sum of images, ``energy`` (B,) the sum of
+    squared norms, ``best`` (B,) the least variance and ``waited`` (B,) the steps since.
     """
 
-    ring: Tensor | None
+    ring: tuple[Tensor, ...]
     total: Tensor | None
     energy: Tensor | None
     best: Tensor
@@ -63,9 +64,9 @@ class ESWMV:
     def init(self, problem: Problem) -> WMVState:
         """Returns an empty window."""
         best = torch.full(
-            (problem.batch,), torch.inf, dtype=torch.float64, device=problem.y.device
+            (problem.batch,), torch.inf, dtype=wide(problem.y), device=problem.y.device
         )
-        return WMVState(None, None, None, best, torch.zeros_like(best), 0)
+        return WMVState((), None, None, best, torch.zeros_like(best), 0)
 
     def update(self, problem: Problem, state: WMVState, info: Info) -> tuple[WMVState, Verdict]:
         """Slides the window by one image and compares its variance with the least so far."""
@@ -73,26 +74,35 @@ class ESWMV:
         spread = energy / self.window - (total / self.window).square().sum(dim=1)
         variance = (spread / total.shape[1]).clamp_min(0)
         full = state.seen + 1 >= self.window
-        better = (variance < state.best) & full
+        better = (variance < state.best) & full & _is_image(info.x_hat)
         waited = torch.where(better, 0.0, state.waited + float(full))
         best = torch.where(better, variance, state.best)
         moved = WMVState(ring, total, energy, best, waited, state.seen + 1)
         return moved, Verdict(better, waited >= self.patience)
 
-    def _slide(self, state: WMVState, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _slide(self, state: WMVState, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         # float64, because the variance is a small difference of large sums.
-        image = image.double()
-        if state.ring is None or state.total is None or state.energy is None:
-            ring = image.new_zeros(image.shape[0], self.window, image.shape[1])
+        image = _numbers(image.to(wide(image)))
+        if state.total is None or state.energy is None:
+            ring = (torch.zeros_like(image),) * self.window
             total, energy = torch.zeros_like(image), image.new_zeros(image.shape[0])
         else:
             ring, total, energy = state.ring, state.total, state.energy
         slot = state.seen % self.window
-        leaving = ring[:, slot]
+        leaving = ring[slot]
         total = total + image - leaving
         energy = energy + image.square().sum(dim=1) - leaving.square().sum(dim=1)
-        ring[:, slot] = image
-        return ring, total, energy
+        return (*ring[:slot], image, *ring[slot + 1 :]), total, energy
+
+
+def _numbers(image: Tensor) -> Tensor:
+    """Puts 0 for what is no number, which would stay in running sums for ever."""
+    return image.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _is_image(x_hat: Tensor) -> Tensor:
+    """Tells which images hold numbers alone, (B,); others are never picked."""
+    return torch.isfinite(x_hat).flatten(1).all(dim=1)
 
 
 @dataclass(frozen=True)
@@ -142,18 +152,18 @@ class ESEMV:
 
     def init(self, problem: Problem) -> EMVState:
         """Returns the state without a mean."""
-        zero = torch.zeros(problem.batch, dtype=torch.float64, device=problem.y.device)
+        zero = torch.zeros(problem.batch, dtype=wide(problem.y), device=problem.y.device)
         return EMVState(None, zero, torch.full_like(zero, torch.inf), zero, 0)
 
     def update(self, problem: Problem, state: EMVState, info: Info) -> tuple[EMVState, Verdict]:
         """Moves mean and variance by one image and compares the variance with the least so far."""
-        image = info.x_hat.flatten(1).double()
+        image = _numbers(info.x_hat.flatten(1).to(wide(info.x_hat)))
         before = image if state.mean is None else state.mean
         moved = image - before
         step = moved.square().mean(dim=1)
         variance = (1 - self.alpha) * (state.variance + self.alpha * step)
         judged = state.seen + 1 > self.warmup
-        better = (variance < state.best) & judged
+        better = (variance < state.best) & judged & _is_image(info.x_hat)
         waited = torch.where(better, 0.0, state.waited + float(judged))
         best = torch.where(better, variance, state.best)
         mean = before + self.alpha * moved

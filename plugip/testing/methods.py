@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,26 +37,32 @@ class Attenuate(SpectralOperator):
 
 
 class WitnessPrior(GaussianPrior):
-    """An exact Gaussian prior that counts the forward passes really made, by any door.
-
-    A pass over several rows of each image, as of several starts, counts so many times.
-    """
+    """An exact Gaussian prior that counts the images really passed through it, by any door."""
 
     witnessed = 0
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        self.witnessed += -(-len(x_t) // len(IDS))
+        self.witnessed += len(x_t)
         return super().forward(x_t, t)
 
 
-def toy_problem() -> Problem:
-    """Returns three small images in float64 with an exact Gaussian prior and a linear operator."""
+def toy_problem(spread: float = 0.3) -> Problem:
+    """Returns three small images in float64 with an exact Gaussian prior and a linear operator.
+
+    Args:
+        spread: Standard deviation of the prior.
+    """
     mean = 0.2 * random_images(SHAPE, "mean")
-    prior = WitnessPrior(mean, 0.3, FlowPath()).double()
+    prior = WitnessPrior(mean, spread, FlowPath()).double()
     operator, noise = Attenuate().double(), GaussianNoise(0.05)
     x = mean + 0.3 * random_images((len(IDS), *SHAPE), "truth")
     y = operator(x) + noise.std * random_images((len(IDS), *SHAPE), "noise")
     return Problem(y, operator, noise, prior)
+
+
+def wide() -> Problem:
+    """Returns a problem whose prior's images often leave [-1, 1], so that answers are clamped."""
+    return toy_problem(1.2)
 
 
 def check_method(method: Method[Any], problem: Problem | None = None) -> Report:
@@ -74,14 +81,17 @@ def check_method(method: Method[Any], problem: Problem | None = None) -> Report:
         base = _solve(p, method)
     except Exception as error:
         return report.failed("solves", error)
+    singles = cache(lambda: _singles(p, method))
     report.run("solves", lambda: _finite(p, base))
     report.run("leaves y alone", lambda: _leaves_y(p, method))
     report.run("no hidden randomness", lambda: keeps_global_stream(lambda: _solve(p, method)))
     report.run("same seed, same answer", lambda: close(_solve(p, method).x_hat, base.x_hat, 0))
-    report.run("one image, one answer", lambda: _alone(p, method, base))
+    report.run("one image, one answer", lambda: _alone(singles(), base))
+    report.run("one image, one bill", lambda: _billed(singles(), base))
     report.run("order does not matter", lambda: _reversed(p, method, base))
     report.run("images can be dropped", lambda: _dropped(p, method))
     report.run("reports per image", lambda: _reports(p, method))
+    report.run("reports the residual of its image", lambda: _residuals(problem or wide(), method))
     report.run("works under no_grad", lambda: _under_no_grad(p, method, base))
     if isinstance(p.prior, WitnessPrior):
         report.run("network calls are counted", lambda: _honest(p, method))
@@ -111,13 +121,21 @@ def _leaves_y(p: Problem, method: Method[Any]) -> Outcome:
     return torch.equal(before, p.y), "measurement unchanged"
 
 
-def _alone(p: Problem, method: Method[Any], base: Solution) -> Outcome:
+def _alone(singles: list[Solution], base: Solution) -> Outcome:
+    return close(torch.cat([s.x_hat for s in singles]), base.x_hat, 1e-6)
+
+
+def _billed(singles: list[Solution], base: Solution) -> Outcome:
+    alone = [(s.nfe[0], s.vjps[0]) for s in singles]
+    together = list(zip(base.nfe, base.vjps, strict=True))
+    return alone == together, f"(NFE, VJP) alone {alone}, in a batch {together}"
+
+
+def _singles(p: Problem, method: Method[Any]) -> list[Solution]:
     ids = _ids(p)
-    parts = [
-        solve(p.select([i]), method, Rng(0, "solve", [ids[i]]), rows=1).x_hat
-        for i in range(p.batch)
+    return [
+        solve(p.select([i]), method, Rng(0, "solve", [ids[i]]), rows=1) for i in range(p.batch)
     ]
-    return close(torch.cat(parts), base.x_hat, 1e-6)
 
 
 def _reversed(p: Problem, method: Method[Any], base: Solution) -> Outcome:
@@ -155,6 +173,29 @@ def _wrong_fields(p: Problem, info: Info) -> str:
     return f"wrong shape or not detached: {', '.join(bad)}" if bad else ""
 
 
+def _residuals(p: Problem, method: Method[Any]) -> Outcome:
+    """Compares what three steps report with RMS of A(x_hat) - y, at the theta that is named."""
+    state, worst = method.init(p, Rng(0, "solve", _ids(p))), 0.0
+    for step in range(1, min(3, getattr(method, "iterations", None) or 3) + 1):
+        state, info = method.step(p, state)
+        if info.residual is None:  # the loop measures it then
+            continue
+        known = p.known(_told(method, "theta", state))
+        with torch.no_grad():
+            right = known.residual(known.operator(info.x_hat))
+        picked = _told(method, "picked_step", state)
+        # A rule's pick names the theta of its own iterate, not of this one.
+        same = torch.ones_like(info.done) if picked is None else (picked == step) | (picked == 0)
+        off = (info.residual - right).abs() / right.clamp_min(1e-12)
+        worst = max(worst, float(torch.where(same, off, 0.0).max()))
+    return worst <= 1e-6, f"off by {worst:.1e} of RMS of A(x_hat) - y"
+
+
+def _told(method: Method[Any], name: str, state: Any) -> Any:
+    function = getattr(method, name, None)
+    return None if function is None else function(state)
+
+
 def _under_no_grad(p: Problem, method: Method[Any], base: Solution) -> Outcome:
     with torch.no_grad():
         return close(_solve(p, method).x_hat, base.x_hat, 1e-10)
@@ -163,9 +204,9 @@ def _under_no_grad(p: Problem, method: Method[Any], base: Solution) -> Outcome:
 def _honest(p: Problem, method: Method[Any]) -> Outcome:
     assert isinstance(p.prior, WitnessPrior)
     before = p.prior.witnessed
-    counted = max(_solve(p, method).nfe)
+    counted = sum(_solve(p, method).nfe)
     made = p.prior.witnessed - before
-    return counted == made, f"{counted} calls counted, {made} made"
+    return counted == made, f"{counted} calls counted, {made} made, of all images together"
 
 
 def _gradient(p: Problem, method: Any) -> Outcome:

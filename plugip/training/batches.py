@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_unshuffle
 
-from plugip.rng import stream_seed
+from plugip.rng import open_stream, stream_key
 from plugip.training.times import Times, uniform
 
 
@@ -84,8 +84,7 @@ class Batches:
         return torch.randperm(count, generator=host)
 
     def _generator(self, purpose: str, number: int, device: torch.device) -> torch.Generator:
-        seed = stream_seed(self.rng_seed, f"training {purpose}", str(number))
-        return torch.Generator(device=device).manual_seed(seed)
+        return open_stream(stream_key(self.rng_seed, f"training {purpose}", str(number)), device)
 
 
 def states(pixels: Tensor, patch: int, flip: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from plugip.texts import for_markdown
 from plugip.training.sections import Card
 from plugip.training.settings import Settings
 
@@ -57,7 +58,7 @@ class Facts:
 def model_card(settings: Settings, facts: Facts) -> str:
     """Returns the README.md of a model folder."""
     card = settings.card
-    title = card.title.strip() or "An unconditional image prior"
+    title = for_markdown(card.title.strip() or "An unconditional image prior")
     parts = [
         "---\nlibrary_name: diffusers\npipeline_tag: unconditional-image-generation\n"
         "tags: [plugip, inverse-problems]\n---",
@@ -79,7 +80,7 @@ def _table(settings: Settings, facts: Facts) -> str:
         "objective": _objective(settings),
         "training": _training(settings, facts),
         "held-out loss": _loss(facts),
-        "probe": facts.probe,
+        "probe": for_markdown(facts.probe),
         "files": "`config.json`, `diffusion_pytorch_model.safetensors`, `plugip_prior.json` (how "
         "to read them), `train.yaml` (all settings), `train.csv` (the curve)",
         "versions": ", ".join(f"{name} {number}" for name, number in facts.versions.items()),
@@ -111,12 +112,13 @@ def _objective(settings: Settings) -> str:
 def _training(settings: Settings, facts: Facts) -> str:
     rate = f"{settings.optimiser.schedule} learning rate {settings.optimiser.lr:g}"
     planned = "" if facts.step == settings.steps else f" of {settings.steps} planned"
-    start = f", from the weights of {PurePath(settings.init).name}" if settings.init else ""
+    source = for_markdown(PurePath(settings.init).name) if settings.init else ""
+    start = f", from the weights of {source}" if source else ""
     return (
         f"{facts.step}{planned} steps{start}, {settings.batch_size} images each, AdamW, {rate}, "
         f"averaged "
         f"weights (decay {settings.ema_decay:g}), {settings.precision}, "
-        f"{_duration(facts.seconds)} on {facts.device}"
+        f"{_duration(facts.seconds)} on {for_markdown(facts.device)}"
     )
 
 

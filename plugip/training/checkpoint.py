@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from plugip.record.files import write_atomic
+from plugip.record.files import remove_halves, write_atomic
 from plugip.training.checks import TrainingError
 
 
@@ -46,9 +44,9 @@ class Checkpoints:
         path, buffer = self.folder / f"step_{step:08d}.pt", io.BytesIO()
         torch.save(state, buffer)
         write_atomic(path, buffer.getvalue(), durable=True)
-        # Halves of files are left behind by kills.
-        for old in [*self.files()[: -self.keep], *self.folder.glob(".step_*.tmp")]:
+        for old in self.files()[: -self.keep]:
             old.unlink(missing_ok=True)
+        remove_halves(self.folder)  # left behind by kills
         return path
 
     def load(self, path: Path) -> dict[str, Any]:
@@ -58,9 +56,18 @@ class Checkpoints:
             TrainingError: If it is damaged.
         """
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-            raise TrainingError(
-                f"the checkpoint {path} is damaged; delete it, and the training goes on from the "
-                "one before, or from the start"
-            ) from error
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        # Damaged files raise a dozen exception types; all mean the same here.
+        except Exception as error:
+            raise damaged(path) from error
+        if not isinstance(state, dict):
+            raise damaged(path)
+        return state
+
+
+def damaged(path: Path) -> TrainingError:
+    """Returns what to say of a checkpoint that cannot be used."""
+    return TrainingError(
+        f"the checkpoint {path} is damaged; delete it, and the training goes on from the one "
+        "before, or from the start"
+    )

@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from plugip.priors.declaration import CARD
-from plugip.record.files import json_bytes, try_folder, write_atomic
+from plugip.record.files import json_bytes, remove_halves, try_folder, write_atomic
+from plugip.record.lock import FolderBusyError, FolderLock
 from plugip.training.checks import TrainingError
 from plugip.training.reading import difference, public_settings
 from plugip.training.settings import Settings
@@ -40,46 +41,23 @@ def claim(folder: Path, settings: Settings, parameters: int) -> Iterator[None]:
         RecordError: If it cannot be written.
     """
     plain, file = public_settings(settings), folder / SETTINGS
-    if file.is_file():
-        _refuse_other(folder, plain)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise TrainingError(
-            f"{folder} is not empty and holds no training; choose a new folder with "
-            "output.folder=..."
-        )
-    try_folder(folder)
-    with _alone(folder):
+    try:
+        lock = FolderLock(folder, "training")
+    except FolderBusyError as error:
+        raise TrainingError(str(error)) from None
+    with lock:
+        if file.is_file():
+            _refuse_other(folder, plain)
+        else:
+            _refuse_foreign(folder)
+        try_folder(folder)
+        remove_halves(folder)
         for halves in folder.glob(f"{_HALF}*"):  # left by a kill
             shutil.rmtree(halves, ignore_errors=True)
         _require_room(folder, parameters, settings.checkpoint.keep)
         text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
         write_atomic(file, text.encode())
         yield
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Locks a folder; the kernel unlocks it when this process ends, however it does."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        _lock(handle, folder)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, folder: Path) -> None:
-    import fcntl  # POSIX only; imported where it is needed
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise TrainingError(
-            f"another training is at work in {folder}; wait for its end, or choose another "
-            "output.folder"
-        ) from None
-    except OSError:
-        return  # a file system without locks, as some network disks are: nothing to be known
 
 
 def write_model(folder: Path, net: Any, declaration: dict[str, Any], half: bool) -> None:
@@ -98,6 +76,14 @@ def write_model(folder: Path, net: Any, declaration: dict[str, Any], half: bool)
         for file in Path(place).iterdir():
             write_atomic(folder / file.name, file.read_bytes())
     write_atomic(folder / CARD, json_bytes(declaration, indent=2))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if any(not name.startswith(".") for name in os.listdir(folder)):
+        raise TrainingError(
+            f"{folder} is not empty and holds no training; choose a new folder with "
+            "output.folder=..."
+        )
 
 
 def _refuse_other(folder: Path, plain: dict[str, Any]) -> None:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from plugip.image_io import left_out
 from plugip.record.files import json_bytes, read_json, try_folder, write_atomic
 from plugip.rng import stream_seed
+from plugip.texts import for_terminal
 from plugip.training.checks import TrainingError
 from plugip.training.decode import decode
 from plugip.training.sections import Data
@@ -76,6 +78,8 @@ def load_images(
     """
     source = open_source(data.path)
     names = source.names()[: data.limit]
+    if source.skipped:
+        say(f"{len(names)} images in data.path{left_out(source.skipped)}")
     shape = (len(names), data.channels, data.size, data.size)
     if data.cache is None:
         _require_memory(shape)
@@ -122,16 +126,46 @@ def _cached(
     stamps = [f"{name} {source.stamp(name)}" for name in names]
     key = hashlib.sha256("\n".join([repr(shape), *stamps]).encode()).hexdigest()[:16]
     file, marker = folder / f"{key}.npy", folder / f"{key}.json"
-    if leads and not (file.is_file() and marker.is_file()):
+    opened = _opened(file, marker, shape) if leads else None
+    if leads and opened is None:
         try_folder(folder)
+        marker.unlink(missing_ok=True)
         pixels = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
         # Written last: a kill before leaves a file that nobody will read.
         facts = _fill(pixels, source, names, data)
         pixels.flush()
         write_atomic(marker, json_bytes(facts), durable=True)
     wait()
-    # Copy-on-write, since torch warns about memory that it may not write to.
-    return np.load(file, mmap_mode="c"), read_json(marker)
+    opened = opened or _opened(file, marker, shape)
+    if opened is None:
+        raise TrainingError(f"the cache {file} changed while it was made; start again")
+    return opened
+
+
+def _opened(file: Path, marker: Path, shape: tuple[int, ...]) -> tuple[Any, dict[str, Any]] | None:
+    """Opens a cache; None if it is not there, or not what was once written."""
+    facts = read_json(marker)
+    try:
+        # Copy-on-write, since torch warns about memory that it may not write to.
+        pixels = np.lib.format.open_memmap(file, mode="c")
+    except (OSError, ValueError):
+        return None
+    sound = pixels.shape == shape and pixels.dtype == np.uint8 and _fits(facts, pixels)
+    return (pixels, facts) if sound else None
+
+
+def _fits(facts: Any, pixels: Any) -> bool:
+    """Tells whether facts are those of these pixels."""
+    if not isinstance(facts, dict) or not isinstance(facts.get("skipped"), dict):
+        return False
+    checksums = facts.get("checksums")
+    if not isinstance(checksums, list) or not isinstance(facts.get("enlarged"), int):
+        return False
+    # 0 stands for an image that cannot be read.
+    return len(checksums) == len(pixels) and all(
+        checksum in (0, zlib.crc32(row.tobytes()))
+        for checksum, row in zip(checksums, pixels, strict=True)
+    )
 
 
 def _split(
@@ -168,7 +202,7 @@ def _report(images: Images, data: Data, say: Say) -> None:
     if images.enlarged:
         say(f"{images.enlarged} images are smaller than {data.size} pixels and were enlarged")
     for name, reason in sorted(images.skipped.items())[:NAMED]:
-        say(f"skipped {name}: {reason}")
+        say(for_terminal(f"skipped {name}: {reason}"))
     if len(images.skipped) > NAMED:
         say(f"skipped {len(images.skipped) - NAMED} more images that cannot be read")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plugip.path import SIGNED
 from plugip.priors.diffusers_unet import DiffusersUNet
-from plugip.rng import Rng, stream_seed
+from plugip.rng import Rng, seed_torch, stream_key
 from plugip.training.batches import Batches, states
 from plugip.training.ema import Ema
 from plugip.training.images import Images
@@ -72,7 +72,7 @@ class Learner:
         h = self._states(draw.rows, draw.flip)
         if settings.network.dropout:
             purpose = f"dropout {self.accelerator.process_index}"
-            torch.manual_seed(stream_seed(settings.rng_seed, purpose, str(step)))
+            seed_torch(stream_key(settings.rng_seed, purpose, str(step)))
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(step)
         loss = self.objective.errors(_output(self.model), h, draw.level, draw.eps).mean()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ class Log:
         """Prints a sentence and keeps it in train.log."""
         if not self.active:
             return
-        tqdm.write(text)
+        _print(text)
         with (self.folder / "train.log").open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
 
@@ -88,15 +90,31 @@ class Log:
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
-    """Reads train.csv; a last line that a kill cut off is left out, empty cells are NaN."""
+    """Reads train.csv; lines that are cut off or damaged are left out, empty cells are NaN."""
     if not path.is_file():
         return []
-    whole = path.read_text("utf-8").rpartition("\n")[0]
-    names, *lines = csv.reader(io.StringIO(whole)) if whole else [COLUMNS]
-    return [
-        {name: float(cell or "nan") for name, cell in zip(names, line, strict=True)}
-        for line in lines
-    ]
+    whole = path.read_text("utf-8", errors="replace").rpartition("\n")[0]
+    rows = (_row(line) for line in whole.split("\n")[1:])
+    return [row for row in rows if row is not None]
+
+
+def _row(line: str) -> dict[str, float] | None:
+    try:
+        values = [float(cell or "nan") for cell in line.split(",")]
+    except ValueError:
+        return None
+    fits = len(values) == len(COLUMNS) and math.isfinite(values[0])
+    return dict(zip(COLUMNS, values, strict=True)) if fits else None
+
+
+def _print(text: str) -> None:
+    """Prints a line; a terminal that cannot show it, or that has gone, stops nobody."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except (OSError, ValueError):  # a closed pipe: train.log has the line
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
 def _lines(rows: list[Any]) -> bytes:

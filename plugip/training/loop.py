@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from plugip.record.files import write_atomic
-from plugip.training.checkpoint import Checkpoints
+from plugip.training.checkpoint import Checkpoints, damaged
 from plugip.training.checks import TrainingError
 from plugip.training.folder import CHECKPOINTS, SHEETS, TENSORBOARD, write_model
 from plugip.training.learner import Learner
@@ -52,13 +52,17 @@ class Loop:
         files = self.checkpoints.files()
         if files:
             state = self.checkpoints.load(files[-1])
-            if state["images"] != self.learner.images.digest:
+            if state.get("images") != self.learner.images.digest:
                 raise TrainingError(
                     f"the images of data.path are not those of {files[-1]}; bring those back, or "
                     f"start from its weights with init={self.folder} and another output.folder"
                 )
-            self.learner.load(state)
-            self.held_out_loss, self.seconds = state["held_out_loss"], state["seconds"]
+            try:
+                self.learner.load(state)
+                self.held_out_loss, self.seconds = state["held_out_loss"], state["seconds"]
+            # What it lacks, or holds in another shape, is told by half a dozen exception types.
+            except (LookupError, RuntimeError, TypeError, ValueError) as error:
+                raise damaged(files[-1]) from error
         self.log.begin(self.learner.step, self.settings.log.tensorboard, TENSORBOARD)
         return self.learner.step
 

@@ -9,7 +9,7 @@ import torch
 
 from plugip.priors.declaration import declare
 from plugip.priors.weights import find_folder, load_unet
-from plugip.rng import stream_seed
+from plugip.rng import seed_torch, stream_key
 from plugip.training.checks import TrainingError
 from plugip.training.objective import Objective
 from plugip.training.sections import Network
@@ -34,7 +34,7 @@ def make_network(network: Network, channels: int, size: int, rng_seed: int) -> A
     up = [f"{'Attn' if here else ''}UpBlock2D" for here in reversed(network.attention)]
     make: Any = UNet2DModel
     with torch.random.fork_rng():
-        torch.manual_seed(stream_seed(rng_seed, "weights", ""))
+        seed_torch(stream_key(rng_seed, "weights", ""))
         return make(
             sample_size=size // network.patch,
             in_channels=width,

@@ -17,6 +17,7 @@ from plugip.priors.diffusers_unet import DiffusersUNet
 from plugip.priors.probe import ProbeError, probe
 from plugip.record.files import write_atomic
 from plugip.record.provenance import describe
+from plugip.texts import for_figure, for_terminal
 from plugip.training.card import Facts, model_card, versions, warning
 from plugip.training.checks import TrainingError
 from plugip.training.curve import loss_curve
@@ -73,6 +74,7 @@ class Outcome:
         if self.step < self.steps:
             lines.append("the same command goes on from here")
         lines += [f"plugip's probe: {self.probe}", f"model: {self.folder}"]
+        lines = [for_terminal(line) for line in lines]
         return "\n".join(lines)
 
 
@@ -198,9 +200,9 @@ def _leave(accelerator: Any) -> None:
 
 def _announce(settings: Settings, parameters: int, folder: Path, log: Log) -> None:
     network = f"UNet2DModel of {parameters / 1e6:.2f} million parameters"
-    log.say(f"{network}, objective {settings.objective} -> {folder}")
+    log.say(for_terminal(f"{network}, objective {settings.objective} -> {folder}"))
     if settings.init is not None:
-        log.say(f"starting from the weights of {settings.init}")
+        log.say(for_terminal(f"starting from the weights of {settings.init}"))
     missing = warning(settings.card)
     if missing:
         log.say(missing)
@@ -218,7 +220,7 @@ def _finish(loop: Loop, reason: Reason) -> Outcome:
         rows = read_table(loop.log.table)
         if rows:
             title = f"{settings.objective}, {learner.step} of {settings.steps} steps"
-            write_atomic(folder / CURVE, loss_curve(rows, title))
+            write_atomic(folder / CURVE, loss_curve(rows, for_figure(title)))
         said = probe_sentence(folder, images)
         write_atomic(folder / "README.md", _card(loop, images, said).encode())
     loop.accelerator.wait_for_everyone()

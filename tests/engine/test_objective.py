@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from plugip.engine.linearize import JVPS, linearize, whitened_residual
-from plugip.engine.misfit import Misfit, seed_misfit
+from plugip.engine.misfit import LOSSES, Misfit, seed_misfit
 from plugip.linalg import dot
-from plugip.noise import UnknownNoise
+from plugip.methods.random_projector import ProjectorMisfit
+from plugip.noise import GaussianNoise, Hidden, LaplaceNoise, Noise, UnknownNoise
+from plugip.operator import Operator
 from plugip.problem import Problem
 from plugip.reverse import Generator
 from plugip.testing.methods import toy_problem
@@ -39,6 +41,86 @@ def test_unknown_noise_gives_a_mean_loss_and_a_matching_residual():
     f = seed_misfit(Problem(p.y, p.operator, UnknownNoise(), p.prior), Generator(), 0.0)
     rho, _ = whitened_residual(f, seeds())
     torch.testing.assert_close(f(seeds()), 0.5 * dot(rho, rho))
+
+
+class Ragged(Operator):
+    """Sees the first columns of each image, each image another number of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        seen = torch.arange(8) < torch.tensor([1, 3, 6]).reshape(3, 1, 1, 1)
+        self.register_buffer("mask", seen.expand(3, 1, 8, 8).double())
+
+    @property
+    def observed(self) -> torch.Tensor:
+        return self.mask  # type: ignore[return-value]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.mask
+
+
+NOISES = [GaussianNoise(0.1), UnknownNoise(), Hidden(GaussianNoise(0.1))]
+
+
+def masked(loss: str, noise: Noise, masks: bool = True) -> Misfit:
+    p = toy_problem()
+    operator = Ragged() if masks else p.operator
+    y = p.y * operator.mask if isinstance(operator, Ragged) else p.y
+    return seed_misfit(Problem(y, operator, noise, p.prior), Generator(2), 0.0, loss)
+
+
+@pytest.mark.parametrize("masks", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("noise", NOISES, ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_the_data_loss_is_half_the_square_of_rho(loss: str, noise: Noise, masks: bool):
+    f, z = masked(loss, noise, masks), seeds()
+    j = linearize(f, z)
+    torch.testing.assert_close(f(z), 0.5 * dot(j.value, j.value))
+    torch.testing.assert_close(j.vjp(j.value), f.evaluate(z).grad)
+
+
+@pytest.mark.parametrize("loss", ["mean", "sum"])
+def test_other_noises_linearize_by_their_mean_or_sum(loss: str):
+    f, z = masked(loss, LaplaceNoise(0.1)), seeds()
+    j = linearize(f, z)
+    torch.testing.assert_close(f(z), 0.5 * dot(j.value, j.value))
+    with pytest.raises(TypeError, match="LaplaceNoise"):
+        linearize(masked("likelihood", LaplaceNoise(0.1)), z)
+
+
+def test_a_data_loss_that_is_no_sum_of_squares_is_not_linearized():
+    f = masked("mean", UnknownNoise())
+    with pytest.raises(TypeError, match="ProjectorMisfit"):
+        linearize(ProjectorMisfit(f.problem, f.unknowns, "mean"), seeds())
+
+
+@pytest.mark.parametrize("masks", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_one_unit_is_what_the_likelihood_with_the_residual_for_noise_would_be(
+    loss: str, masks: bool
+):
+    # L = S / (2 r²) is m / 2 for the m entries observed, so the loss is m / 2 units.
+    f = masked(loss, UnknownNoise(), masks)
+    here, count = f.evaluate(seeds()), torch.as_tensor(f.problem.observed_count())
+    assert here.unit is not None
+    torch.testing.assert_close(here.loss / here.unit, count.double().expand(3) / 2)
+
+
+def test_a_likelihood_of_known_level_has_no_other_unit():
+    assert masked("likelihood", GaussianNoise(0.1)).evaluate(seeds()).unit is None
+
+
+@pytest.mark.parametrize(
+    ("loss", "noise", "averages"),
+    [
+        ("likelihood", GaussianNoise(0.1), False),
+        ("likelihood", UnknownNoise(), True),
+        ("mean", GaussianNoise(0.1), True),
+        ("sum", UnknownNoise(), False),
+    ],
+)
+def test_a_mean_is_told_from_a_sum(loss: str, noise: Noise, averages: bool):
+    assert masked(loss, noise).averages is averages
 
 
 def test_a_seed_prior_is_refused_where_the_misfit_has_no_scale():

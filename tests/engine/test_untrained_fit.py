@@ -11,6 +11,7 @@ from plugip.engine.untrained import FitState, Rollback, Saved
 from plugip.method import Info
 from plugip.methods import DIP
 from plugip.noise import GaussianNoise
+from plugip.operator import Operator
 from plugip.operators import Denoise
 from plugip.priors import Untrained
 from plugip.problem import Problem
@@ -105,6 +106,42 @@ def test_five_decibels_are_the_limit(fall: float, back: bool):
     assert fell.item() is back
     assert torch.equal(kept.v, before.v if back else now.v)
     assert torch.equal(kept.residual, before.residual if back else now.residual)
+
+
+class Glitch(Operator):
+    """Passes images on, but for one call that returns NaN."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at, self.calls = at, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * (float("nan") if self.calls == self.at else 1.0)
+
+
+def glitching(at: int, every: int, **options: float) -> tuple[FitState, list[bool]]:
+    """Runs twelve steps of a fit that sees one NaN; says which residuals were numbers."""
+    p, operator = problem(), Glitch(0)
+    p, method = p.measured_by(operator), dip(12, rollback=Rollback(5.0, every), **options)
+    state, sound = method.init(p, Rng(0, "solve", [str(i) for i in range(p.batch)])), []
+    operator.at = operator.calls + at
+    for _ in range(12):
+        state, info = method.step(p, state)
+        sound.append(info.residual is not None and bool(torch.isfinite(info.residual).all()))
+    return state, sound
+
+
+@pytest.mark.parametrize(("at", "bad"), [(8, [8]), (6, [6, 7, 8]), (2, [2, 3, 4]), (4, [4])])
+def test_one_nan_is_over_at_the_next_look(at: int, bad: list[int]):
+    state, sound = glitching(at, every=4)
+    assert [step for step, fine in enumerate(sound, 1) if not fine] == bad
+    assert torch.isfinite(state.solver.z).all() and torch.isfinite(state.solver.second).all()
+
+
+def test_one_nan_does_not_stay_in_the_running_mean():
+    state, _ = glitching(2, every=4, average=0.5)
+    assert state.mean is not None and torch.isfinite(state.mean).all()
 
 
 def test_looks_are_made_every_so_many_steps():

@@ -102,7 +102,7 @@ def gap(found: Tensor, kernel: Tensor) -> Tensor:
     return (found - kernel).abs().sum((1, 2, 3))
 
 
-@pytest.mark.parametrize(("solver", "iterations"), [(LBFGS(), 80), (Adam(0.03), 150)])
+@pytest.mark.parametrize(("solver", "iterations"), [(LBFGS(), 150), (Adam(0.03), 150)])
 def test_the_true_kernel_is_found(solver: AnySolver, iterations: int):
     p, x, kernel = blind_problem()
     solution = solve(p, DMPlug(iterations, Generator(2), solver))

@@ -130,9 +130,10 @@ def test_one_start_is_the_bare_method(method, trial: int):
 def test_more_starts_help_phase_retrieval():
     p = phase_problem(4)
     method = DMPlug(40, Generator(2), LBFGS(), GaussianStart())
-    one, many = solve(p, method), solve(p, MultiStart(method, 8, 8))
+    # The winner of the trial need not win in the end, so an image may fare worse; all do better.
+    one, many = solve(p, method, 2), solve(p, MultiStart(method, 8, 8), 2)
     first, second = (torch.stack([t.loss[-1] for t in s.trace]) for s in (one, many))
-    assert (second <= first + 0.01).all() and float(second.sum()) < 0.5 * float(first.sum())
+    assert float(second.sum()) < 0.5 * float(first.sum())
 
 
 def test_the_trial_costs_as_many_calls_as_there_are_starts():
@@ -150,8 +151,8 @@ def test_a_trial_of_all_steps_answers_with_the_best_end():
     for i in range(3):
         best = min(alone, key=lambda run, i=i: float(run.trace[i].loss[-1]))
         assert torch.equal(solution.x_hat[i], best.x_hat[i])
-    slowest = [3 * max(run.nfe[i] for run in alone) for i in range(3)]  # line searches wait
-    assert all(made >= least for made, least in zip(solution.nfe, slowest, strict=True))
+    together = [sum(run.nfe[i] for run in alone) for i in range(3)]
+    assert all(made >= least for made, least in zip(solution.nfe, together, strict=True))
 
 
 def test_an_image_ends_in_the_trial_when_all_its_starts_have():

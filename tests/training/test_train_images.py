@@ -1,7 +1,10 @@
 """Images from folders and zip files: their pixels, what is skipped, the cache."""
 
 import io
+import json
 import os
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -80,8 +83,8 @@ def test_what_cannot_be_used_says_why(damage):
     data, said = {
         "cut": (encoded(picture)[:-40], "truncated"),
         "text": (b"no picture", "no picture of a known kind"),
-        "film": (film, "several pictures"),
-        "float": (encoded(Image.new("F", (9, 9)), "TIFF"), "no defined range"),
+        "film": (film, "holds 2 frames"),
+        "float": (encoded(Image.new("F", (9, 9)), "TIFF"), "range is not defined"),
     }[damage]
     with pytest.raises(ValueError, match=said):
         decode(data, 8, 3)
@@ -175,3 +178,110 @@ def test_too_much_for_the_memory_is_said_before_decoding(photos, monkeypatch):
     monkeypatch.setattr(module, "decode", lambda *_: 1 / 0)
     with pytest.raises(TrainingError, match=r"keep them on a disk with data.cache=FOLDER"):
         load(photos)
+
+
+def test_the_reader_of_the_solvers_is_the_reader_of_the_trainings(tmp_path):
+    """Previews, planes, premultiplied alpha, 16 bits: pixels are those of load_image."""
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 4), dtype=np.uint8)
+    photo = Image.fromarray(pixels[..., :3])
+    photo.save(tmp_path / "a.mpo", save_all=True, append_images=[photo.resize((4, 4))])
+    deep = pixels.astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "b.tif", deep[..., :3], photometric="rgb", planarconfig="contig")
+    planes = deep[..., :3].transpose(2, 0, 1).copy()
+    tifffile.imwrite(tmp_path / "c.tif", planes, photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(tmp_path / "d.tif", deep[..., 0], photometric="miniswhite")
+    deep[..., :3] = deep[..., :3] * (deep[..., 3:] / 65535)
+    tifffile.imwrite(tmp_path / "e.tif", deep, photometric="rgb", extrasamples=["assocalpha"])
+    for name in ("a.mpo", "b.tif", "c.tif", "d.tif", "e.tif"):
+        for channels in (1, 3):
+            got, _ = decode((tmp_path / name).read_bytes(), 9, channels)
+            right = to_uint(load_image(tmp_path / name, 9, channels)).transpose(2, 0, 1)
+            assert np.abs(got.astype(int) - right).max() <= 1, name
+
+
+def squeezed(path, members, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_small_zip_never_takes_much_memory(tmp_path, method):
+    good = encoded(Image.new("RGB", (8, 8), (9, 99, 200)))
+    path = squeezed(tmp_path / "bomb.zip", {"a.png": good, "b.png": bytes(1 << 26)}, method)
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    images, _ = load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(images) == 1 and peak < 1 << 25
+    assert "unpack" in images.skipped["b.png"]
+
+
+def test_a_zip_that_lies_about_sizes_is_skipped(tmp_path):
+    good = encoded(Image.new("RGB", (8, 8), (9, 99, 200)))
+    path = squeezed(tmp_path / "lie.zip", {"a.png": good, "b.png": bytes(1 << 20)})
+    data = path.read_bytes()
+    declared = (1 << 20).to_bytes(4, "little")
+    assert data.count(declared) == 2
+    path.write_bytes(data.replace(declared, (100).to_bytes(4, "little")))
+    images, _ = load(path)
+    assert len(images) == 1 and list(images.skipped) == ["b.png"]
+
+
+def test_a_picture_of_too_many_pixels_is_skipped(monkeypatch):
+    monkeypatch.setattr("plugip.training.decode.MOST", 63)
+    with pytest.raises(ValueError, match="64 pixels"):
+        decode(encoded(Image.new("RGB", (8, 8))), 8, 3)
+    monkeypatch.setattr("plugip.training.decode.MOST", 64)
+    monkeypatch.setattr("plugip.training.decode._LARGE", 63)  # decoded alone, and let go again
+    for _ in range(2):
+        decode(encoded(Image.new("RGB", (8, 8))), 8, 3)
+
+
+def test_names_in_a_zip_that_point_outside_are_only_names(tmp_path):
+    good = encoded(Image.new("RGB", (8, 8), (9, 99, 200)))
+    names = ["../../out.png", "/abs.png", "a\nb.png", "folder.png/"]
+    path = squeezed(tmp_path / "z.zip", {name: good for name in names})
+    before = set(tmp_path.parent.rglob("*"))
+    images, _ = load(path, cache=None)
+    assert len(images) == 2 and set(tmp_path.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "damage", ["pixels", "cut", "empty", "other", "zip", "marker", "list", "short", "no marker"]
+)
+def test_a_damaged_cache_is_made_again(photos, tmp_path, damage):
+    whole, _ = load(photos, cache=str(tmp_path))
+    (file,), (marker,) = tmp_path.glob("*.npy"), tmp_path.glob("*.json")
+    data = bytearray(file.read_bytes())
+    if damage == "pixels":
+        data[-7] ^= 255
+        file.write_bytes(data)
+    elif damage in ("cut", "empty", "zip"):
+        file.write_bytes({"cut": data[:-9], "empty": b"", "zip": b"PK\3\4" + bytes(99)}[damage])
+    elif damage == "other":
+        np.save(file, np.zeros((2, 2)))
+    elif damage == "no marker":
+        marker.unlink()
+    else:
+        facts = json.loads(marker.read_text())
+        facts["checksums"] = facts["checksums"][:-1]
+        texts = {"marker": "{", "list": "[]", "short": json.dumps(facts)}
+        marker.write_text(texts[damage])
+    again, _ = load(photos, cache=str(tmp_path))
+    assert torch.equal(again.pixels, whole.pixels) and again.digest == whole.digest
+
+
+def test_what_a_folder_holds_besides_images_is_said(tmp_path):
+    Image.new("RGB", (8, 8), (9, 99, 200)).save(tmp_path / "a.png")
+    (tmp_path / "g.heic").write_bytes(b"heic")
+    (tmp_path / "run").mkdir()
+    for name in ("config.yaml", "provenance.json"):
+        (tmp_path / "run" / name).write_text("{}")
+    Image.new("RGB", (8, 8)).save(tmp_path / "run" / "figure.png")
+    images, said = load(tmp_path)
+    assert len(images) == 1 and "2 entries" in said[0]
+    assert "g.heic" in said[0] and "run (a folder of results" in said[0]

@@ -1,5 +1,6 @@
 """The network, averaged weights, checkpoints, the table, sheets, the card."""
 
+import io
 import math
 import os
 import signal
@@ -104,7 +105,7 @@ def test_checkpoints_are_read_back_and_only_the_newest_stay(tmp_path):
 def test_an_interrupted_write_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(5, {"n": 5})
-    (tmp_path / ".step_00000007.pt.123.tmp").write_bytes(b"half")
+    (tmp_path / ".plugip-0123456789abcdef.tmp").write_bytes(b"half")
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -123,11 +124,11 @@ class Unsafe:
         return (os.getcwd, ())
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "code"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "code", "list"])
 def test_a_damaged_checkpoint_is_one_sentence(tmp_path, damage):
     path = Checkpoints(tmp_path).save(5, {"w": torch.zeros(1000)})
-    if damage == "code":
-        torch.save({"w": Unsafe()}, path)
+    if damage in ("code", "list"):
+        torch.save({"w": Unsafe()} if damage == "code" else [1, 2], path)
     else:
         path.write_bytes(path.read_bytes()[:600] if damage == "cut" else b"")
     with pytest.raises(TrainingError, match=r"step_00000005.pt is damaged; delete it"):
@@ -148,6 +149,52 @@ def test_rows_after_the_checkpoint_are_forgotten(tmp_path):
     Log(tmp_path).begin(10, False, "tb")
     rows = read_table(tmp_path / "train.csv")
     assert [row["loss"] for row in rows] == [0.2, 0.1] and math.isnan(rows[0]["held_out_loss"])
+
+
+DAMAGES = {
+    "bytes": b"\xff\xfe,nonsense\n",
+    "words": b"five,0.2,,,,,\n",
+    "short": b"5,0.2\n",
+    "long": b"5,0.2,1,1,1,1,1,1\n",
+    "nan": b"nan,0.2,,,,,\n",
+    "quote": b'5,"0.2,,,,,\n',
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_lines_of_the_table_are_left_out(tmp_path, damage):
+    log = Log(tmp_path)
+    log.begin(0, False, "tb")
+    log.row({"step": 5.0, "loss": 0.2})
+    with (tmp_path / "train.csv").open("ab") as file:
+        file.write(DAMAGES[damage])
+    log.row({"step": 10.0, "loss": 0.1})
+    assert [row["loss"] for row in read_table(tmp_path / "train.csv")] == [0.2, 0.1]
+    (tmp_path / "train.csv").write_bytes(DAMAGES[damage])
+    assert read_table(tmp_path / "train.csv") == []
+
+
+@pytest.mark.parametrize("failure", [BrokenPipeError, ValueError, None])
+def test_a_terminal_that_has_gone_stops_no_training(tmp_path, monkeypatch, failure):
+    class Gone(io.StringIO):
+        encoding = "ascii"
+
+        def write(self, text):
+            text.encode("ascii")
+            if failure is not None:
+                raise failure("closed")
+            return super().write(text)
+
+    gone = Gone()
+    monkeypatch.setattr("sys.stdout", gone)
+    log = Log(tmp_path)
+    log.say("café")
+    log.say("more")
+    assert [line[20:] for line in (tmp_path / "train.log").read_text("utf-8").splitlines()] == [
+        "café",
+        "more",
+    ]
+    assert failure is not None or gone.getvalue() == "caf\\xe9\nmore\n"
 
 
 def test_tensorboard_is_missed_in_one_line_or_used(tmp_path, capsys, monkeypatch):

@@ -1,0 +1,129 @@
+"""Rules inside the solvers, each by an example that has one right answer."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from plugip.engine.augmented_lagrangian import AugmentedLagrangian, Bound
+from plugip.engine.lbfgs import LBFGS
+from plugip.engine.line_search import StrongWolfe
+from plugip.engine.objective import Evaluation, Objective
+from plugip.methods.constrained import FitOnShell
+
+
+class Plain(Objective):
+    """A function of the unknowns."""
+
+    def __init__(self, f: Any) -> None:
+        self.f = f
+
+    def evaluate(self, v: Tensor) -> Evaluation:
+        with torch.enable_grad():
+            leaf = v.detach().requires_grad_()
+            loss = self.f(leaf)
+            (grad,) = torch.autograd.grad(loss.sum(), leaf)
+        return Evaluation(loss.detach(), grad, v, loss.detach())
+
+
+def bumpy(v: Tensor) -> Tensor:
+    """0 at 0, -5 at 1, -2 at 2, with steep slopes down at all three, and least between 1 and 2."""
+    t = v[:, 0]
+    return 4 * t**2 - 9 * t - 20 / (2 * math.pi) * torch.sin(2 * math.pi * t)
+
+
+def test_a_trial_that_is_higher_than_the_low_end_closes_the_interval():
+    function, z = Plain(bumpy), torch.zeros(1, 1, dtype=torch.float64)
+    here, direction = function.evaluate(z), torch.ones_like(z)
+    search = StrongWolfe(curvature=0.1, max_trials=12)
+    found, there, moved = search(function, z, here, direction, torch.ones(1).double())
+    assert bool(moved) and 1 < float(found) < 2 and float(there.loss) < -7
+    assert abs(float(there.grad)) <= 0.1 * abs(float(here.grad))
+
+
+def test_a_search_ends_at_its_trials_with_the_best_of_them():
+    calls: list[float] = []
+
+    def noted(v: Tensor) -> Tensor:
+        calls.append(float(v.detach()))
+        return bumpy(v)
+
+    function, z = Plain(noted), torch.zeros(1, 1, dtype=torch.float64)
+    here = function.evaluate(z)
+    search = StrongWolfe(curvature=0.1, max_trials=2)
+    found, there, _ = search(function, z, here, torch.ones_like(z), torch.ones(1).double())
+    assert calls == [0.0, 1.0, 2.0]
+    assert float(found) == 1.0 and float(there.loss) == pytest.approx(-5)
+
+
+def test_a_direction_that_does_not_descend_costs_nothing():
+    function, z = Plain(bumpy), torch.zeros(1, 1, dtype=torch.float64)
+    here = function.evaluate(z)
+    function.f = None  # any evaluation would fail
+    found, _, moved = StrongWolfe()(function, z, here, -torch.ones_like(z), torch.ones(1).double())
+    assert not bool(moved) and torch.equal(found, z)
+
+
+def test_a_pair_of_negative_curvature_is_not_remembered():
+    # Concave from 0.1 to 1.1, where the only trial lands: the gradient has grown along the step.
+    function = Plain(lambda v: (0.1 * v**4 - 0.5 * v**2).sum(1))
+    solver = LBFGS(line_search=StrongWolfe(max_trials=1), tolerance=1e-9)
+    state = solver.init(torch.full((1, 1), 0.1, dtype=torch.float64))
+    for _ in range(2):
+        state, z, here, _ = solver.step(function, state)
+    assert float(z) == pytest.approx(1.1) and float(here.grad) < -0.4
+    assert state.weight.tolist() == [[0.0]]
+    _, z, after, _ = solver.step(function, state)
+    assert float(z) > 1.1 and float(after.loss) < float(here.loss)
+
+
+@pytest.mark.parametrize(("slope", "kept"), [(1e-8, True), (1e-12, False), (-1e-8, False)])
+def test_a_pair_is_remembered_from_some_curvature_on(slope: float, kept: bool):
+    # s = (1, 0) and g = (slope, 1): the cosine between them is the slope.
+    zero = torch.zeros(1, 2, dtype=torch.float64)
+    here = Evaluation(zero[:, 0], zero, zero, zero[:, 0])
+    moved = replace(here, grad=torch.tensor([[slope, 1.0]], dtype=torch.float64))
+    state = replace(LBFGS().init(zero), here=here)
+    step = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    state = LBFGS()._remember(state, step, moved, torch.ones(1, dtype=torch.bool))
+    assert state.weight.tolist() == [[pytest.approx(1 / slope if kept else 0.0)]]
+
+
+@pytest.fixture
+def shell() -> FitOnShell:
+    """Five images with multiplier 2 and penalty 10, so mu / rho = 0.2."""
+    two, ten = torch.full((5,), 2.0), torch.full((5,), 10.0)
+    return FitOnShell(None, Bound(-0.1, 0.1), two, ten)  # type: ignore[arg-type]
+
+
+def after_a_round(shell: FitOnShell, c: Tensor, before: Tensor, ready: Tensor) -> Any:
+    solver = AugmentedLagrangian(growth=4.0, shrink=0.5, feasibility=1e-3)
+    state = solver.init(torch.zeros(5, 3))
+    state = replace(state, multiplier=shell.multiplier, penalty=shell.penalty, gap=before)
+    return solver._next_round(state, shell, c, ready)
+
+
+def test_the_penalty_grows_where_a_round_did_not_bring_c_closer(shell: FitOnShell):
+    # For c >= -0.1 the gap is |c - 0.1|: 0.1, 0.4, 1, and twice nearly nothing.
+    c = torch.tensor([0.2, 0.5, 1.1, 0.1005, 0.5])
+    before = torch.tensor([1.0, 0.5, 0.8, 0.0005, torch.inf])
+    state = after_a_round(shell, c, before, torch.ones(5, dtype=torch.bool))
+    assert state.penalty.tolist() == [10, 40, 40, 10, 10]
+    torch.testing.assert_close(state.gap, torch.tensor([0.1, 0.4, 1.0, 0.0005, 0.4]))
+
+
+def test_multipliers_move_along_the_violation(shell: FitOnShell):
+    c = torch.tensor([0.2, 0.1, -0.05, -0.5, 0.0])
+    state = after_a_round(shell, c, torch.full((5,), torch.inf), torch.ones(5, dtype=torch.bool))
+    # mu becomes rho times the signed distance of c + 0.2 from [-0.1, 0.1].
+    torch.testing.assert_close(state.multiplier, torch.tensor([3.0, 2.0, 0.5, -2.0, 1.0]))
+
+
+def test_a_round_that_is_not_over_says_nothing(shell: FitOnShell):
+    c, before = torch.full((5,), 0.9), torch.full((5,), 0.1)
+    state = after_a_round(shell, c, before, torch.zeros(5, dtype=torch.bool))
+    assert torch.equal(state.multiplier, shell.multiplier)
+    assert torch.equal(state.penalty, shell.penalty) and torch.equal(state.gap, before)
