@@ -180,10 +180,8 @@ def _is_state_dict(held: Any) -> bool:
 
 def _under(tensors: dict[str, Tensor], prefix: str, file: Path) -> dict[str, Tensor]:
     """Returns the tensors whose names begin with a prefix, without it."""
-    found = {
-        name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)
-    }
-    if not found:
+    names = [name for name in tensors if name.startswith(prefix)]
+    if not names:
         raise WeightsError(
             f"no name in {file} begins with prefix {prefix!r}; it holds {_first(list(tensors))}"
         )
