@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from plugip.record.files import write_atomic
+from plugip.terminal import say
 
 COLUMNS = ("step", "loss", "held_out_loss", "lr", "grad_norm", "images_per_second", "seconds")
 MISSING = (
@@ -39,7 +38,8 @@ class Log:
         """Prints a sentence and keeps it in train.log."""
         if not self.active:
             return
-        _print(text)
+        with tqdm.external_write_mode():  # above the progress bar
+            say(text)
         with (self.folder / "train.log").open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
 
@@ -105,16 +105,6 @@ def _row(line: str) -> dict[str, float] | None:
         return None
     fits = len(values) == len(COLUMNS) and math.isfinite(values[0])
     return dict(zip(COLUMNS, values, strict=True)) if fits else None
-
-
-def _print(text: str) -> None:
-    """Prints a line; a terminal that cannot show it, or that has gone, stops nobody."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
-    except (OSError, ValueError):  # a closed pipe: train.log has the line
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
 def _lines(rows: list[Any]) -> bytes:
