@@ -360,9 +360,11 @@ def test_everything_that_a_try_leaves_goes_before_the_next(record):
     """Whatever names the pictures and arrays of an image have in this program."""
     x = picture()
     names = ("truth", "measurement", "input", "reconstruction", "stopped", "aligned", "theta_k")
-    arrays = dict.fromkeys(("measurement", "theta", "theta_true_k", "start_losses"), x)
+    arrays = {name: x for name in ("measurement", "theta", "theta_true_k", "start_losses")}
     row = Row("a", "last", "failed", "no \udcff")
-    record.write_parts(Parts("a", "", [row], dict.fromkeys(names, x), arrays, error="no \udcff"))
+    record.write_parts(
+        Parts("a", "", [row], {name: x for name in names}, arrays, error="no \udcff")
+    )
     assert len(list((record.folder / "images/a").iterdir())) == len(names) + len(arrays) + 2
     record.write_parts(Parts("a", "", [row]))
     assert [file.name for file in (record.folder / "images/a").iterdir()] == ["rows.json"]
