@@ -80,7 +80,7 @@ class Experiment:
         _require_parts(self)
         size = self.batch_size
         if size is not None and (require_seed(size, "batch_size") < 1):
-            raise ValueError(f"batch_size must be a whole number from 1, or null, got {size!r}")
+            raise ValueError(f"batch_size must be at least 1, or null, got {size!r}")
 
     def run(self) -> Summary:
         """Solves what is not finished yet, and writes tables and figures.
@@ -128,16 +128,12 @@ class Experiment:
         if not interrupted:
             team.wait()  # what a lost process leaves undone shows in what is missing
         if team.leads:
-            said = {"noise": f"noise: {self.noise}", "prior": f"prior: {self._prior_name}"}
+            said = {"noise": f"noise: {self.noise}"}
             self.record.end(ids, said | judge.conventions, self.title)
         team.leave()
         rows, ended = self.record.rows(ids), interrupted or signals.received
-        title = f"{self.title}, {self._prior_name}"
+        title = f"{self.title}, {type(self.prior).__name__}"
         return Summary(self.record.folder, rows, finished, judge.conventions, ended, ids, title)
-
-    @property
-    def _prior_name(self) -> str:
-        return type(self.prior).__name__
 
     def _solve_all(
         self, todo: list[tuple[Item, str]], judge: Judge, team: Team, signals: Signals
