@@ -144,11 +144,11 @@ def _trusted_object(target: Any, where: str, trusted: Sequence[str], only: bool)
         raise BuildError(f"{_place(where)}_target_ must be a dotted name, got {target!r}")
     ours = may_name(target) and not only
     if not (ours or _named_by(trusted, target)):
-        raise _untrusted(target, where, target.split(".")[0])
+        raise _untrusted(target, where, target.split(".")[0], only)
     found, owner = _locate(target, where)
     if _named_by(trusted, identity(found)) or (ours and is_part(target, found, owner)):
         return found
-    raise _untrusted(target, where, identity(found).split(".")[0])
+    raise _untrusted(target, where, identity(found).split(".")[0], only)
 
 
 def _named_by(packages: Sequence[str], name: str) -> bool:
@@ -230,10 +230,10 @@ def _check_types(given: Mapping[str, Any], found: Any, where: str) -> None:
                 raise BuildError(f"{_below(where, key)} {wrong}")
 
 
-def _untrusted(target: str, where: str, package: str) -> BuildError:
-    if package == "torch":
+def _untrusted(target: str, where: str, package: str, only: bool) -> BuildError:
+    if package == "torch" and not only:
         advice = TORCH_ADVICE
-    elif package == "plugip":
+    elif package == "plugip" and not only:
         advice = ADVICE
     elif package in sys.stdlib_module_names:
         advice = "nothing of Python's own library may be built; wrap it in a class of your own"

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -229,7 +230,7 @@ def test_what_the_environment_says_is_not_written_down(run, monkeypatch):
 def launched(request, monkeypatch):
     """Launches here, or as joblib does: in a process whose memory does not come back."""
     name = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-    launcher = Plugins.instance().class_name_to_class[name]
+    launcher: Any = Plugins.instance().class_name_to_class[name]
     launch, used = launcher.launch, []
 
     def launch_elsewhere(self, *arguments):

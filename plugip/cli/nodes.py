@@ -75,8 +75,7 @@ def _refusal(key: str, value: Any, said: Said) -> RefusedError:
     else:
         advice = "choose what Hydra or an installed plugin of it ships"
     return RefusedError(
-        f"hydra.{key} may not be set to {value!r} there, since Hydra acts on it before anything "
-        f"is checked; {advice}"
+        f"hydra.{key} may not be set to {value!r}: Hydra acts on it before plugip does; {advice}"
     )
 
 
