@@ -14,7 +14,7 @@ from benchmarks.storm.episode import Episode
 from benchmarks.storm.jobs import Job
 from benchmarks.storm.traps import Trap
 
-KILLED, TERMINATED, TORN = -signal.SIGKILL, -signal.SIGTERM, -signal.SIGXFSZ
+KILLED, TORN = -signal.SIGKILL, -signal.SIGXFSZ
 INTERRUPTED = 130
 Way = Callable[[Episode], bool]
 
@@ -61,9 +61,9 @@ def tear(episode: Episode) -> bool:
 
 
 def terminate(episode: Episode) -> bool:
-    """Sends SIGTERM at a random moment."""
-    codes = (TERMINATED, 128 + signal.SIGTERM, INTERRUPTED)
-    return _at_moment(episode, signal.SIGTERM, codes)
+    """Asks the process to end, at a random moment."""
+    number = episode.rng.choice((signal.SIGTERM, signal.SIGHUP))
+    return _at_moment(episode, number, (-number, 128 + number, INTERRUPTED))
 
 
 def interrupt(episode: Episode) -> bool:
@@ -220,7 +220,7 @@ KINDS = {
     "kill": Kind("SIGKILL at a random moment", cuts(kill), RUNS, 24),
     "write": Kind("SIGKILL just before a write", cuts(kill_at_write), RUNS, 40, 1),
     "torn": Kind("killed in the middle of a write", cuts(tear), RUNS, 20, 1),
-    "term": Kind("SIGTERM", cuts(terminate), RUNS, 16, 1),
+    "term": Kind("SIGTERM or SIGHUP", cuts(terminate), RUNS, 16, 1),
     "ctrl-c": Kind("Ctrl-C", cuts(interrupt, interrupt_at_write), RUNS, 16, 1),
     "disk": Kind("full disk", full_disk, RUNS, 20, mounts=True),
     "quota": Kind("no file may grow any more", cuts(limit), RUN, 12, 1),
