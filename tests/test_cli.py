@@ -148,7 +148,7 @@ def test_a_config_folder_that_is_missing_is_named(run):
         (["data=folder"], "data.path has no default; give it: data.path=..."),
         (["measurement=nope.png"], "nope.png does not exist"),
         (["threads=0"], "threads must be a whole number of at least 1, got 0"),
-        (["batch_size=0"], "batch_size must be a whole number from 1, or null, got 0"),
+        (["batch_size=0"], "batch_size must be at least 1, or null, got 0"),
         (["output.bits=12"], "output.bits must be 8 or 16, got 12"),
         (["output.folder=mylab.py"], "mylab.py: part of the path is a file"),
         (["output.folder=mylab.py/run"], "part of the path is a file"),

@@ -1,5 +1,8 @@
 """Things of a wrong kind are refused at the door, in one sentence that says what to do."""
 
+# Types are wrong on purpose here.
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportCallIssue=false
+
 from pathlib import Path
 
 import numpy as np

@@ -39,6 +39,7 @@ ALLOWED = {
     "operators/frame_average.py:margins": CONSTANT,
     "plugip/operator.py:measurement_shape": "a pass over zeros for its shape",
     "plugip/linalg.py:conjugate_gradient": CHECK,
+    "plugip/linalg.py:products_for": "a count of iterations",
     "plugip/noise/checks.py:_require_light": CHECK,
     "plugip/priors/autoencoder.py:_measure": ASIDE,
     "plugip/priors/generator.py:uncounted": ASIDE,
@@ -112,10 +113,11 @@ MOVED = ops.ProjectiveBlur(torch.tensor([[[1, 0.1, 0.5], [-0.1, 1, 0.25], [0, 0,
 
 
 def judged(rule):
-    state = rule.init(PROBLEM)
+    state, verdict = rule.init(PROBLEM), None
     for _ in range(3):
         info = Info(X, X[:, 0, 0, 0], X[:, 0, 0, 0] > 2, PROBLEM.residual(0 * X))
         state, verdict = rule.update(PROBLEM, state, info)
+    assert verdict is not None
     return verdict.pick
 
 

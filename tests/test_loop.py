@@ -253,7 +253,7 @@ def test_an_image_may_end_before_the_limit():
 def test_time_and_memory_are_measured():
     solution = solve(problem(), Counted(), rows=4)
     assert all(s > 0 for s in solution.seconds) and solution.seconds == sorted(solution.seconds)
-    assert solution.peak_memory > 2**20
+    assert (solution.peak_memory or 0) > 2**20
 
 
 def test_a_loss_that_was_not_detached_keeps_no_graph():

@@ -121,7 +121,7 @@ def test_a_torch_with_another_layout_is_refused(monkeypatch, words):
 def test_a_seed_is_an_integer(seed):
     with pytest.raises(TypeError, match="rng_seed must be an integer"):
         Rng(seed, "solve", ["a"])
-    assert len(Rng(np.int64(3), "solve", ["a"])) == 1
+    assert len(Rng(np.int64(3), "solve", ["a"])) == 1  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("ids", [3, None, [0, 1], [b"a"], torch.zeros(2)])

@@ -124,8 +124,12 @@ def test_fmplug_s_gradient_is_exact_where_it_starts(path: Path, start: float, st
             state = method.init(problem, Rng(0, "solve", ["a"]))
             objective, step = method.objective(problem, state), torch.zeros_like(state.v)
             step[:, -1] = 1e-6
-            want = (objective(state.v + step) - objective(state.v - step)) / 2e-6
-            close(objective.evaluate(state.v).grad[:, -1], want, 1e-4)
+            here = objective.evaluate(state.v)
+            # A table bends at its times: there the slopes of both sides differ by up to 2 %.
+            sides = [(objective(state.v + s * step) - here.loss) / (s * 1e-6) for s in (1, -1)]
+            low, high = torch.stack(sides).aminmax()
+            slope, margin = here.grad[:, -1], 1e-4 * (1 + high.abs())
+            assert low - margin <= slope <= high + margin and high - low < 0.02 * (1 + high.abs())
 
 
 # --- tiny times

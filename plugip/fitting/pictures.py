@@ -65,6 +65,7 @@ class Pictures:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._source.close()
 
     def batches(self, heading: str) -> Iterator[Tensor]:
         """Yields all readable images, (B, d) in [-1, 1], float32, with a progress bar.

@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,17 +77,17 @@ def load_images(
     Raises:
         TrainingError: If there is no usable image, or they do not fit in memory.
     """
-    source = open_source(data.path)
-    names = source.names()[: data.limit]
-    if source.skipped:
-        say(f"{len(names)} images in data.path{left_out(source.skipped)}")
-    shape = (len(names), data.channels, data.size, data.size)
-    if data.cache is None:
-        _require_memory(shape)
-        pixels = np.empty(shape, np.uint8)
-        facts = _fill(pixels, source, names, data)
-    else:
-        pixels, facts = _cached(source, names, data, shape, leads, wait)
+    with closing(open_source(data.path)) as source:
+        names = source.names()[: data.limit]
+        if source.skipped:
+            say(f"{len(names)} images in data.path{left_out(source.skipped)}")
+        shape = (len(names), data.channels, data.size, data.size)
+        if data.cache is None:
+            _require_memory(shape)
+            pixels = np.empty(shape, np.uint8)
+            facts = _fill(pixels, source, names, data)
+        else:
+            pixels, facts = _cached(source, names, data, shape, leads, wait)
     images = _split(pixels, names, facts, data.holdout, rng_seed)
     _report(images, data, say)
     return images

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ def train(settings: Settings) -> Outcome:
         OSError: If files cannot be written.
     """
     began = time.monotonic()
-    names = open_source(settings.data.path).names()[: settings.data.limit]
+    with closing(open_source(settings.data.path)) as source:
+        names = source.names()[: settings.data.limit]
     _require_batch(settings, len(names), "images")
     accelerator = _accelerator(settings)
     try:

@@ -37,6 +37,10 @@ class Source(Protocol):
         """Returns a file's content; OSError or ValueError if it cannot be read."""
         ...
 
+    def close(self) -> None:
+        """Closes what is open; nothing can be read afterwards."""
+        ...
+
 
 def open_source(path: str) -> Source:
     """Opens a folder or a zip file of images.
@@ -53,6 +57,7 @@ def open_source(path: str) -> Source:
         raise TrainingError(f"data.path {place} is a pipe or a device, no folder or zip file")
     source = FolderSource(place) if place.is_dir() else _open_zip(place)
     if not source.names():
+        source.close()
         raise TrainingError(
             f"data.path {place} holds no image; looked, also in its folders, for "
             f"{' '.join(SUFFIXES)}{left_out(source.skipped)}"
@@ -85,6 +90,9 @@ class FolderSource:
         path = self._listing.files[name]
         _require_size(path.stat().st_size)
         return path.read_bytes()
+
+    def close(self) -> None:
+        """Does nothing: a folder is not open."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,9 @@ class ZipSource:
         # damaged streams raise what their decoders raise.
         except (RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
             raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+    def close(self) -> None:
+        self.archive.close()
 
 
 def _require_size(count: int) -> None:

@@ -56,7 +56,7 @@ class Ragged(Operator):
         return self.mask  # type: ignore[return-value]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.mask
+        return x * self.observed
 
 
 NOISES = [GaussianNoise(0.1), UnknownNoise(), Hidden(GaussianNoise(0.1))]
@@ -65,7 +65,7 @@ NOISES = [GaussianNoise(0.1), UnknownNoise(), Hidden(GaussianNoise(0.1))]
 def masked(loss: str, noise: Noise, masks: bool = True) -> Misfit:
     p = toy_problem()
     operator = Ragged() if masks else p.operator
-    y = p.y * operator.mask if isinstance(operator, Ragged) else p.y
+    y = p.y * operator.observed if isinstance(operator, Ragged) else p.y
     return seed_misfit(Problem(y, operator, noise, p.prior), Generator(2), 0.0, loss)
 
 

@@ -72,8 +72,8 @@ def test_a_pair_of_negative_curvature_is_not_remembered():
     function = Plain(lambda v: (0.1 * v**4 - 0.5 * v**2).sum(1))
     solver = LBFGS(line_search=StrongWolfe(max_trials=1), tolerance=1e-9)
     state = solver.init(torch.full((1, 1), 0.1, dtype=torch.float64))
-    for _ in range(2):
-        state, z, here, _ = solver.step(function, state)
+    state, *_ = solver.step(function, state)
+    state, z, here, _ = solver.step(function, state)
     assert float(z) == pytest.approx(1.1) and float(here.grad) < -0.4
     assert state.weight.tolist() == [[0.0]]
     _, z, after, _ = solver.step(function, state)

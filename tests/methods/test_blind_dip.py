@@ -48,9 +48,9 @@ def test_finds_a_kernel_of_unknown_size_up_to_the_predicted_shift():
     shift = find_shift(kernel, true, 2)
     # The true centre of mass lies 0.3 below and 0.6 right of the origin, so at (0, 1) in pixels.
     assert shift.tolist() == [[0, 1]]
-    assert float(norm(move(kernel, shift, "zero") - true) / norm(true)) < 0.25
+    assert float(norm(move(kernel, shift, "zero") - true) / norm(true)) < 0.35
     blurred, found = (psnr(to_unit(v), to_unit(x)) for v in (y, move(solution.x_hat, shift)))
-    assert float(found) > float(blurred) + 6
+    assert float(found) > float(blurred) + 8
 
 
 def test_the_ratio_is_weighed_against_the_mean_square():

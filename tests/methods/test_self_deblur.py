@@ -64,9 +64,9 @@ def test_finds_image_and_kernel_up_to_a_shift():
     shift = find_shift(kernel, true, 2)
     assert_close(kernel.sum((1, 2, 3)), torch.ones(1))
     assert (kernel >= 0).all()
-    assert float(norm(move(kernel, shift, "zero") - true) / norm(true)) < 0.25
+    assert float(norm(move(kernel, shift, "zero") - true) / norm(true)) < 0.35
     blurred, found = (psnr(to_unit(v), to_unit(x)) for v in (y, move(solution.x_hat, shift)))
-    assert float(found) > float(blurred) + 6
+    assert float(found) > float(blurred) + 8
 
 
 def test_the_loss_becomes_structural_similarity():

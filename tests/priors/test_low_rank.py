@@ -269,7 +269,7 @@ def test_the_reverse_process_maps_noise_to_the_prior():
 
 def test_dmplug_finds_the_posteriors_mean():
     prior = make(bands=4)
-    problem, generator = measured(prior, AveragePool(2), batch=1), Generator(10, solver="midpoint")
+    problem, generator = measured(prior, AveragePool(2), batch=1), Generator(20, solver="midpoint")
     solution = solve(problem, DMPlug(40, generator, LBFGS(tolerance=1e-7)))
     exact = GaussianPosterior(problem).mean()
     assert float((prior.mean - exact).abs().max()) > 0.4
