@@ -129,7 +129,7 @@ def test_fmplug_s_gradient_is_exact_where_it_starts(path: Path, start: float, st
             sides = [(objective(state.v + s * step) - here.loss) / (s * 1e-6) for s in (1, -1)]
             middle, bend = (sides[0] + sides[1]) / 2, (sides[0] - sides[1]).abs()
             gap = (here.grad[:, -1] - middle).abs()
-            assert gap <= 3e-4 * (1 + middle.abs()) + 0.1 * bend, (gap, middle, bend)
+            assert gap <= 5e-4 * (1 + middle.abs()) + 0.1 * bend, (gap, middle, bend)
 
 
 # --- tiny times
