@@ -1,6 +1,7 @@
 """Stopping rules: hand-computed picks, per image, blind to neighbours."""
 
-from dataclasses import fields, is_dataclass
+import math
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from plugip.loop import solve
 from plugip.method import Info
 from plugip.methods import DMPlug
-from plugip.noise import UnknownNoise
+from plugip.noise import GaussianNoise, LaplaceNoise, Noise, UnknownNoise
 from plugip.problem import Problem
 from plugip.rng import Rng
 from plugip.stopping import ESEMV, ESWMV, BestLoss, Budget, ByNoise, Discrepancy, Rule, Stopped
@@ -251,3 +252,56 @@ def test_bad_settings_are_refused():
         Budget(0)
     with pytest.raises(ValueError, match="tau must be positive"):
         Discrepancy(tau=0.0)
+
+
+# --- limits, bounds and ends
+
+
+@dataclass(frozen=True)
+class OneLevel(GaussianNoise):
+    """Noise whose level is known, but not how much its residuals vary."""
+
+    excess_kurtosis = None  # type: ignore[assignment]
+
+
+def limits(noise: Noise, tau: float | None) -> Tensor:
+    p = toy_problem()
+    return Discrepancy(tau).init(Problem(p.y, p.operator, noise, p.prior)).limit
+
+
+@pytest.mark.parametrize("std", [0.3, 0.05])
+def test_the_discrepancy_s_limit_in_numbers(std: float):
+    # m = 192: the mean of the squared residual over m is std², its deviation sqrt((2 + k) / m).
+    for noise, kurtosis in ((GaussianNoise(std), 0.0), (LaplaceNoise(std / math.sqrt(2)), 3.0)):
+        want = std * math.sqrt(1 + 2 * math.sqrt((2 + kurtosis) / 192))
+        assert limits(noise, None).tolist() == pytest.approx([want] * 3)
+    for noise in (GaussianNoise(std), OneLevel(std)):
+        for tau in (0.5, 1.0, 3.0):
+            assert limits(noise, tau).tolist() == pytest.approx([std * math.sqrt(tau)] * 3)
+    with pytest.raises(TypeError, match="OneLevel does not state as excess_kurtosis"):
+        limits(OneLevel(std), None)
+
+
+def test_the_discrepancy_stops_on_its_limit_too():
+    p, rule = toy_problem(), Discrepancy()
+    state = rule.init(p)
+    _, verdict = rule.update(p, state, Info(p.y, state.limit, state.limit > 9, state.limit))
+    assert verdict.pick.all() and verdict.stop.all()
+
+
+def test_the_best_loss_is_the_first_of_equal_ones_and_stops_nothing():
+    losses = torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 2.0], [1.0, 1.0, 2.0]])
+    stopped, state = play(BestLoss(), walk(3), losses)
+    assert stopped.picked_step(state).tolist() == [2, 1, 1]
+    method = DMPlug(iterations=3)
+    assert solve(toy_problem(), Stopped(method, BestLoss())).steps == [3, 3, 3]
+
+
+def test_a_budget_of_one_step_makes_one():
+    assert solve(toy_problem(), Stopped(DMPlug(iterations=9), Budget(1))).steps == [1, 1, 1]
+
+
+def test_defaults_are_the_published_ones():
+    assert (ESWMV().window, ESWMV().patience) == (100, 1000)
+    assert (ESEMV().alpha, ESEMV().patience, ESEMV().warmup) == (0.1, 1000, 100)
+    assert (Budget().steps, Discrepancy().tau) == (100, None)
