@@ -301,6 +301,37 @@ def test_a_budget_of_one_step_makes_one():
     assert solve(toy_problem(), Stopped(DMPlug(iterations=9), Budget(1))).steps == [1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("rule", "first", "stop"),
+    [(ESWMV(4, 3), 4, 7), (ESWMV(2, 1), 2, 3), (ESEMV(0.5, 3, 2), 3, 6), (ESEMV(0.5, 1, 1), 2, 3)],
+)
+def test_images_at_rest_are_picked_and_end_at_the_first_moment(
+    rule: ESWMV | ESEMV, first: int, stop: int
+):
+    p, x = toy_problem(), torch.zeros(3, 3, 8, 8)
+    state, picks, stops = rule.init(p), [], []
+    for step in range(1, 9):
+        state, verdict = rule.update(p, state, Info(x, x[:, 0, 0, 0], x[:, 0, 0, 0] > 9))
+        picks += [step] * bool(verdict.pick.all())
+        stops += [step] * bool(verdict.stop.all())
+    assert picks == [first] and stops[0] == stop
+
+
+def test_the_windowed_variance_is_one_and_never_negative():
+    p, images, rule = toy_problem(), walk(8), ESWMV(5, 100)
+    state = rule.init(p)
+    for x in images[:5]:
+        state, _ = rule.update(p, state, Info(x, x[:, 0, 0, 0], x[:, 0, 0, 0] > 9))
+    part = images[:5].flatten(2)
+    torch.testing.assert_close(state.best, (part - part.mean(0)).square().mean((0, 2)))
+    # Sums of equal numbers leave rounding errors of either sign.
+    for level in torch.linspace(0.1, 0.9, 40):
+        state, x = rule.init(p), torch.full((3, 3, 8, 8), float(level)).double()
+        for _ in range(9):
+            state, _ = rule.update(p, state, Info(x, x[:, 0, 0, 0], x[:, 0, 0, 0] > 9))
+        assert (state.best >= 0).all()
+
+
 def test_defaults_are_the_published_ones():
     assert (ESWMV().window, ESWMV().patience) == (100, 1000)
     assert (ESEMV().alpha, ESEMV().patience, ESEMV().warmup) == (0.1, 1000, 100)
