@@ -25,22 +25,23 @@ from pathlib import Path
 from types import CodeType
 
 ROOT = Path(__file__).resolve().parents[1]
-_METHODS = ("tests/methods/test_dmplug_answers.py", "tests/methods/test_constrained.py")
+_ENGINE = "tests/engine/test_"
+_RULES = (f"{_ENGINE}solver_rules.py",)
 # The files that are changed, and the tests that look at them.
 TESTS = {
     "plugip/stopping/by_noise.py": ("tests/test_stopping.py",),
     "plugip/stopping/residual.py": ("tests/test_stopping.py",),
     "plugip/stopping/stopped.py": ("tests/test_stopping.py",),
     "plugip/stopping/variance.py": ("tests/test_stopping.py",),
-    "plugip/engine/adam.py": ("tests/engine", _METHODS[0]),
-    "plugip/engine/nesterov.py": ("tests/engine", _METHODS[0]),
-    "plugip/engine/lbfgs.py": ("tests/engine", _METHODS[0]),
-    "plugip/engine/line_search.py": ("tests/engine", _METHODS[0]),
-    "plugip/engine/augmented_lagrangian.py": ("tests/engine", _METHODS[1]),
-    "plugip/engine/penalties.py": ("tests/engine", *_METHODS),
-    "plugip/engine/schedule.py": ("tests/engine", *_METHODS),
-    "plugip/engine/misfit.py": ("tests/engine", *_METHODS),
-    "plugip/engine/objective.py": ("tests/engine", *_METHODS),
+    "plugip/engine/adam.py": (f"{_ENGINE}adam.py", f"{_ENGINE}schedule.py", *_RULES),
+    "plugip/engine/nesterov.py": (f"{_ENGINE}nesterov.py", *_RULES),
+    "plugip/engine/lbfgs.py": (*_RULES, f"{_ENGINE}lbfgs.py", f"{_ENGINE}endings.py"),
+    "plugip/engine/line_search.py": (*_RULES, f"{_ENGINE}lbfgs.py", f"{_ENGINE}endings.py"),
+    "plugip/engine/augmented_lagrangian.py": (*_RULES, "tests/methods/test_constrained.py"),
+    "plugip/engine/penalties.py": (f"{_ENGINE}penalties.py", f"{_ENGINE}objective.py"),
+    "plugip/engine/schedule.py": (f"{_ENGINE}schedule.py",),
+    "plugip/engine/misfit.py": (f"{_ENGINE}objective.py", f"{_ENGINE}scene.py"),
+    "plugip/engine/objective.py": (f"{_ENGINE}objective.py", f"{_ENGINE}shared.py"),
 }
 _OPERATORS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt),

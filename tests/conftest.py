@@ -5,6 +5,7 @@ so they are dropped before. Places of caches, threads and the choice of GPUs sta
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -25,5 +26,11 @@ import torch  # noqa: E402
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 torch.set_num_threads(1)
+# Whoever starts the tests in the background (nohup, &) has these ignored, and children inherit it.
+for name in ("SIGINT", "SIGHUP", "SIGTERM"):
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+        signal.signal(number, default)
 
 from labs import lab, run  # noqa: E402, F401
