@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from plugip.diagnostics import Certificate
 from plugip.loop import solve
 from plugip.method import Info
 from plugip.methods import DMPlug
@@ -299,6 +300,42 @@ def test_the_best_loss_is_the_first_of_equal_ones_and_stops_nothing():
 
 def test_a_budget_of_one_step_makes_one():
     assert solve(toy_problem(), Stopped(DMPlug(iterations=9), Budget(1))).steps == [1, 1, 1]
+
+
+class Telling(Script):
+    """A script that also tells of a seed, an unknown of two parts and a certificate."""
+
+    def told(self, step: int, of: float) -> Tensor:
+        return of * torch.arange(3.0) + step
+
+    def seed(self, state: int) -> Tensor:
+        return self.told(state, 10)
+
+    def theta(self, state: int) -> dict[str, Tensor]:
+        return {"a": self.told(state, 100), "b": self.told(state, 1000)}
+
+    def certificate(self, state: int) -> Certificate:
+        return Certificate(self.told(state, 7), self.told(state, 70))
+
+
+def test_all_that_is_told_of_an_iterate_belongs_to_the_pick():
+    # The first image is picked at step 1, the second at step 3, the last one never.
+    residual = 0.05 * torch.tensor([[0.5, 2.0, 2.0], [0.4, 2.0, 2.0], [0.3, 0.5, 2.0], [3.0] * 3])
+    images = walk(4)
+    stopped = Stopped(Telling(images, residual), Discrepancy(), halt=False)
+    state = stopped.init(toy_problem(), Rng(0, "solve", ["a", "b", "c"]))
+    assert torch.equal(stopped.seed(state), stopped.method.told(0, 10))  # type: ignore
+    for _ in range(4):
+        state, _ = stopped.step(toy_problem(), state)
+    assert stopped.picked_step(state).tolist() == [1, 3, 0]
+    steps = torch.tensor([1.0, 3.0, 4.0])
+    answer = stopped.finish(toy_problem(), state)
+    assert torch.equal(answer, torch.stack([images[0, 0], images[2, 1], images[3, 2]]))
+    told = {"z": stopped.seed(state), **stopped.theta(state)}  # type: ignore[dict-item]
+    certificate = stopped.certificate(state)
+    told |= {"s": certificate.stationarity, "v": certificate.violation}  # type: ignore
+    for of, found in zip((10, 100, 1000, 7, 70), told.values(), strict=True):
+        assert torch.equal(found, of * torch.arange(3.0) + steps)
 
 
 @pytest.mark.parametrize(
