@@ -30,6 +30,28 @@ def test_twenty_iterates_equal_torch_adam():
         optimiser.step()
 
 
+class RatedBowl(Bowl):
+    """Coordinates with steps of their own, as a learned time beside a seed."""
+
+    def rates(self, v: Tensor) -> Tensor:
+        return torch.tensor([1.0, 3.0], dtype=v.dtype).expand_as(v)
+
+
+def test_rates_are_the_steps_of_parameter_groups():
+    z = torch.tensor([[0.5, -0.4], [0.3, 0.9]], dtype=torch.float64)
+    columns = [z[:, :1].clone().requires_grad_(), z[:, 1:].clone().requires_grad_()]
+    groups = [{"params": [c], "lr": lr} for c, lr in zip(columns, (0.01, 0.03), strict=True)]
+    optimiser = torch.optim.Adam(groups)
+    solver, state = Adam(), Adam().init(z)
+    for _ in range(5):
+        state, seed, _, done = solver.step(RatedBowl(), state)
+        torch.testing.assert_close(seed, torch.cat(columns, 1).detach(), rtol=1e-12, atol=1e-12)
+        assert not done.any()
+        optimiser.zero_grad()
+        Bowl().evaluate(torch.cat(columns, 1)).loss.sum().backward()
+        optimiser.step()
+
+
 def test_learning_rate_must_be_positive():
     with pytest.raises(ValueError, match="lr must be positive, got 0"):
         Adam(lr=0)

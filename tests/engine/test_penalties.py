@@ -60,7 +60,7 @@ def test_values_and_gradients_are_finite_at_zero(penalty, dtype):
 @pytest.mark.parametrize("penalty", [ChiPenalty, GaussianPenalty])
 def test_weight_scales_names_itself_and_is_not_negative(penalty):
     z = normal(2, 6)
-    close(penalty(2.5)(z), 2.5 * penalty(1.0)(z))
+    close(penalty(2.5)(z), 2.5 * penalty()(z))
     assert (penalty(2.5).setting, penalty(0.0).setting) == ("seed_weight", "")
     with pytest.raises(ValueError, match="seed_weight must not be negative, got -1"):
         penalty(-1.0)

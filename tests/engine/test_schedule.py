@@ -45,5 +45,7 @@ def test_published_halving():
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match=r"factor must lie in \(0, 1\]"):
         Milestones(factor=2)
-    with pytest.raises(ValueError, match="milestones be at least 1"):
-        Milestones(at=(0,))
+    for at in ((0,), (0, 5), (5, 0)):
+        with pytest.raises(ValueError, match="milestones be at least 1"):
+            Milestones(at=at)
+    assert Milestones((1, 2))(1) == 0.5
