@@ -39,6 +39,8 @@ class StrongWolfe:
             raise ValueError(
                 f"need 0 < decrease < curvature < 1, got {self.decrease} and {self.curvature}"
             )
+        if self.max_trials < 1:
+            raise ValueError(f"max_trials must be at least 1, got {self.max_trials}")
 
     def __call__(
         self,

@@ -120,6 +120,8 @@ def test_bad_settings_are_refused():
         LBFGS(history=0)
     with pytest.raises(ValueError, match="0 < decrease < curvature < 1"):
         StrongWolfe(decrease=0.95)
+    with pytest.raises(ValueError, match="max_trials must be at least 1, got 0"):
+        StrongWolfe(max_trials=0)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ class Bowl(Objective):
 def iterates(solver: Nesterov, objective: Objective, z: Tensor, count: int = 20) -> list[Tensor]:
     state, seen = solver.init(z), []
     for _ in range(count):
-        state, v, _, _ = solver.step(objective, state)
+        state, v, _, done = solver.step(objective, state)
+        assert not done.any()
         seen.append(v)
     return seen
 

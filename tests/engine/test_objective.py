@@ -1,5 +1,7 @@
 """Objective and linearisation: values, gradients, Jacobian products."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from plugip.engine.linearize import JVPS, linearize, whitened_residual
 from plugip.engine.misfit import LOSSES, Misfit, seed_misfit
 from plugip.linalg import dot
 from plugip.methods.random_projector import ProjectorMisfit
-from plugip.noise import GaussianNoise, Hidden, LaplaceNoise, Noise, UnknownNoise
+from plugip.noise import GaussianNoise, Hidden, LaplaceNoise, Noise, ShotNoise, UnknownNoise
 from plugip.operator import Operator
 from plugip.problem import Problem
 from plugip.reverse import Generator
@@ -181,6 +183,31 @@ def test_products_are_counted(backend: str):
     vjps = counter.vjps
     j.vjp(torch.ones(3, 3, 8, 8).double())
     assert (counter.jvps, counter.vjps - vjps) == (2, 2)  # two reverse steps
+
+
+def test_one_image_alone_has_its_mean_and_unit():
+    p, x = toy_problem(), seeds()
+    for loss in ("mean", "sum"):
+        every = seed_misfit(p, Generator(steps=2), loss=loss).evaluate(x)
+        first = Problem(p.y[:1], p.operator, p.noise, p.prior)
+        alone = seed_misfit(first, Generator(steps=2), loss=loss).evaluate(x[:1])
+        torch.testing.assert_close(alone.loss, every.loss[:1])
+        assert alone.unit is not None and every.unit is not None
+        torch.testing.assert_close(alone.unit, every.unit[:1])
+
+
+def test_only_the_likelihood_asks_the_noise_for_one():
+    p = toy_problem()
+    for loss, refused in (("likelihood", True), ("mean", False), ("sum", False)):
+        noise = ShotNoise(60, clip=True)
+        f = seed_misfit(Problem(p.y, p.operator, noise, p.prior), Generator(), 0.0, loss)
+        with pytest.raises(TypeError, match="has no likelihood") if refused else nullcontext():
+            f.require_likelihood()
+
+
+def test_the_seed_prior_has_weight_one_by_default():
+    z, f = seeds(), seed_misfit(toy_problem(), Generator(steps=2))
+    torch.testing.assert_close(f(z), objective(weight=0.0)(z) + 0.5 * dot(z, z))
 
 
 def test_bad_settings_are_refused():

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -57,6 +58,85 @@ def test_a_search_ends_at_its_trials_with_the_best_of_them():
     found, there, _ = search(function, z, here, torch.ones_like(z), torch.ones(1).double())
     assert calls == [0.0, 1.0, 2.0]
     assert float(found) == 1.0 and float(there.loss) == pytest.approx(-5)
+
+
+def search(
+    rule: StrongWolfe, f: Any, first: float = 1.0, last: list[bool] | None = None, batch: int = 1
+) -> tuple[list[float], list[float], list[bool]]:
+    """Searches from 0 along 1; returns the trials of the first image, places and moves."""
+    trials: list[float] = []
+
+    def noted(v: Tensor) -> Tensor:
+        trials.append(float(v.detach()[0]))
+        return f(v)
+
+    function, z = Plain(noted), torch.zeros(batch, 1, dtype=torch.float64)
+    here, lengths = function.evaluate(z), torch.full((batch,), first).double()
+    ends = None if last is None else torch.tensor(last)
+    found, _, moved = rule(function, z, here, torch.ones_like(z), lengths, ends)
+    return trials[1:], found[:, 0].tolist(), moved.tolist()
+
+
+def valley(v: Tensor) -> Tensor:
+    """Slope -1 at 0, least at 2/3, and -0.25 with slope 1/2 at 1."""
+    return -v[:, 0] + 0.75 * v[:, 0] ** 2
+
+
+def test_a_trial_needs_its_share_of_the_predicted_decrease():
+    # At 1 the slope is flat enough, but only a quarter of the predicted decrease is there.
+    for decrease, trials, found in ((0.2, 1, 1.0), (0.4, 2, 2 / 3)):
+        called, place, _ = search(StrongWolfe(decrease=decrease), valley)
+        assert len(called) == trials and place == [pytest.approx(found)]
+
+
+def test_a_trial_whose_slope_is_no_number_is_not_taken():
+    class Torn(torch.autograd.Function):
+        """-t, whose gradient is lost beyond 1/2."""
+
+        @staticmethod
+        def forward(ctx: Any, v: Tensor) -> Tensor:
+            ctx.save_for_backward(v)
+            return -v[:, 0]
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            (v,) = ctx.saved_tensors
+            return torch.where(v > 0.5, torch.nan, -grad[:, None])
+
+    called, found, moved = search(StrongWolfe(), Torn.apply)
+    assert called[0] == 1 and moved == [True] and 0 < found[0] <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("last", "trials"), [(None, 3), ([False], 3), ([True], 6)], ids=["none", "not", "last"]
+)
+def test_only_an_image_s_last_search_goes_on_with_ever_shorter_trials(last: Any, trials: int):
+    # Least at 5e-13: no trial within twice three finds less.
+    called, found, moved = search(
+        StrongWolfe(max_trials=3), lambda v: -v[:, 0] + 1e12 * v[:, 0] ** 2, last=last
+    )
+    assert len(called) == trials and found == [0.0] and moved == [False]
+    shares = [b / a for a, b in pairwise(called[2:])]
+    assert all(share <= 0.1 for share in shares)
+
+
+def test_a_last_search_that_has_found_less_ends_at_its_trials():
+    rule = StrongWolfe(curvature=0.1, max_trials=2)
+    assert search(rule, bumpy, last=[True])[0] == [1.0, 2.0]
+    # Beside an image whose last search goes on, one that is done or not at its last rests.
+    wall = torch.tensor([0.0, 1e12, 1e12], dtype=torch.float64)
+
+    def mixed(v: Tensor) -> Tensor:
+        return torch.where(wall > 0, -v[:, 0] + wall * v[:, 0] ** 2, bumpy(v))
+
+    trials, found, moved = search(rule, mixed, last=[True, True, False], batch=3)
+    assert trials[:2] == [1.0, 2.0] and found[1:] == [0.0, 0.0]
+    assert found[0] == 1.0 and moved == [True, False, False]
+
+
+def test_line_search_defaults_are_those_of_the_book():
+    rule = StrongWolfe()
+    assert (rule.decrease, rule.curvature, rule.max_trials) == (1e-4, 0.9, 8)
 
 
 def test_a_direction_that_does_not_descend_costs_nothing():
