@@ -244,7 +244,9 @@ def _read(file: Path) -> Mapping[str, Tensor]:
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # torch's own text advises to unpickle anyway, which would run the file's code.
+        code = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds code or Python objects, or is damaged" if code else _first_line(error)
         raise ValueError(f"{file} is no file of plain weights: {reason}") from error
     if isinstance(loaded, Mapping) and set(loaded) == {"state_dict"}:
         loaded = loaded["state_dict"]
@@ -253,6 +255,10 @@ def _read(file: Path) -> Mapping[str, Tensor]:
         raise ValueError(f"{file} holds no tensors by name; {FILE} of {UPSTREAM} does")
     wrapped = all(str(name).startswith("module.") for name in loaded)
     return {str(n).removeprefix("module.") if wrapped else str(n): t for n, t in loaded.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _require_tensors(file: Path, have: Mapping[str, Tensor], want: dict[str, Shape]) -> None:

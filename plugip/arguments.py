@@ -60,7 +60,8 @@ def fits(value: Any, wanted: Any) -> bool:
     if origin in (list, Sequence, tuple):
         return _fits_items(value, origin, inner)
     if origin in (dict, Mapping):
-        return isinstance(value, Mapping)
+        whole = isinstance(value, Mapping)
+        return whole and all(fits(item, inner[1]) for item in value.values())
     if wanted is bool or wanted is type(None) or wanted is str:
         return isinstance(value, wanted)
     if wanted is int:

@@ -234,6 +234,8 @@ def _require_path(path: object) -> None:
             f"path must be an image file or a folder, got {named(path)}; images in memory need no "
             "loading, give measure(operator, x, noise) a tensor (B, C, H, W) in [-1, 1]"
         )
+    if path == "":  # such as a variable of the shell that is not set
+        raise ValueError("path must name an image or a folder, got ''; . is the working folder")
 
 
 def _check_options(size: int | None, channels: int) -> None:

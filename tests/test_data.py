@@ -311,6 +311,19 @@ def test_every_kind_that_pillow_reads_is_taken_and_the_rest_is_named(tmp_path):
     }
 
 
+def test_a_name_of_any_length_that_the_system_has_is_listed(tmp_path):
+    """With the suffix of a prior beside it the name would be too long."""
+    longest = f"{251 * 'x'}.png"
+    (tmp_path / longest).write_bytes(b"")
+    assert [item.id for item in ImageFolder(tmp_path).items()] == [longest]
+
+
+def test_an_empty_path_is_not_the_working_folder():
+    for path in ("", ["a.png", ""]):
+        with pytest.raises(ValueError, match="must name an image or a folder, got ''"):
+            ImageFolder(path)
+
+
 RESULTS = {
     "run": ["config.yaml", "provenance.json"],
     "training": ["train.yaml", "train.log"],

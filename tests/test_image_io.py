@@ -27,6 +27,33 @@ def seen(path: Path) -> np.ndarray:
     return ((load_image(path).double() + 1) / 2).permute(1, 2, 0).numpy()
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_grey_of_a_png_is_one_of_its_own_levels(tmp_path, bits):
+    """Pixels of the key are shown on white, all others as they are."""
+    key, levels = 1, (np.arange(8) % 2**bits).astype(np.uint8)
+    rows = np.array([levels, levels[::-1]])
+    packed = np.packbits(
+        np.unpackbits(rows[..., None], axis=2)[..., -bits:].reshape(2, -1), axis=1
+    )
+    head = struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))
+    file = tmp_path / "key.png"
+    file.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in (
+                (b"IHDR", head),
+                (b"tRNS", struct.pack(">H", key)),
+                (b"IDAT", data),
+                (b"IEND", b""),
+            )
+        )
+    )
+    want = np.where(rows == key, 1.0, rows / (2**bits - 1))
+    np.testing.assert_allclose(seen(file)[..., 0], want, atol=1e-6)
+
+
 def stored(values: np.ndarray, bits: int) -> np.ndarray:
     return np.rint(values * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
 

@@ -10,6 +10,7 @@ from PIL import Image
 from test_record import CONFIG, CPU, parts
 
 from plugip.record import Parts, Record, RecordError, Row
+from plugip.record.parts import _sum
 
 IDS = ("a.png", "b.png")
 
@@ -213,6 +214,44 @@ def test_a_folder_in_the_place_of_a_file_is_refused_before_solving(folder, name)
             record.finished("a.png", "d1")
 
 
+@pytest.mark.parametrize("name", ["scores.jsonl", "summary.json", "figure.png", "loss.png"])
+def test_a_folder_in_the_place_of_a_result_is_refused_before_anything(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    with pytest.raises(RecordError, match=f"{name} is a folder"):
+        Record(folder, CONFIG)
+
+
+def told(saved, **values):
+    return saved | {"rows": [saved["rows"][0] | values]}
+
+
+WRONG = {
+    "no id": lambda saved: {k: v for k, v in saved.items() if k != "id"},
+    "no files": lambda saved: {k: v for k, v in saved.items() if k != "files"},
+    "files no dict": lambda saved: saved | {"files": ["a"]},
+    "a file elsewhere": lambda saved: saved | {"files": {"images/a.png/../../x": "0"}},
+    "an absolute file": lambda saved: saved | {"files": {"/etc/hostname": "0"}},
+    "digest no text": lambda saved: saved | {"digest": 1},
+    "rows a number": lambda saved: saved | {"rows": 5},
+    "rows of numbers": lambda saved: saved | {"rows": [5]},
+    "a row without kind": lambda saved: saved | {"rows": [{"id": "a.png", "status": "ok"}]},
+    "a metric in words": lambda saved: told(saved, metrics={"psnr": "high"}),
+    "metrics a text": lambda saved: told(saved, metrics="x"),
+    "seconds in words": lambda saved: told(saved, seconds="long"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_rows_of_another_form_are_solved_again_even_if_their_sum_is_right(folder, change, caplog):
+    path = folder / "images/a.png/rows.json"
+    saved = json.loads(path.read_text())
+    del saved["sha256"]
+    saved = WRONG[change](saved)
+    path.write_text(json.dumps(saved | {"sha256": _sum(saved)}))
+    assert "a.png is solved again" in resumed(folder, caplog)
+
+
 @pytest.mark.parametrize("name", ["images", "images/a.png", "trace"])
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_a_file_or_link_in_the_place_of_a_folder_is_refused_before_solving(folder, name, kind):
@@ -233,10 +272,12 @@ def test_a_file_or_link_in_the_place_of_a_folder_is_refused_before_solving(folde
     assert {file: file.read_bytes() for file in before} == before
 
 
+BOMB = b"%c: &%c [*%c, *%c]\n"  # each line twice the one before
 DAMAGED = {
     "empty": b"", "a list": b"[1]", "a text": b"just words", "null": b"null", "open": b"a: [1, 2",
     "binary": bytes(range(256)), "UTF-16": "a: 1".encode("utf-16"), "tab": b"\tx",
     "object": b'{"a":1}', "list of lists": b"[[1]]", "deep": b"[" * 100_000,
+    "bomb": b"a: &a [1]\n" + b"".join(BOMB % (i, i, i - 1, i - 1) for i in range(98, 123)),
     "wrong files": b'[{"files": 1}]', "wrong weights": b'[{"prior_sha256": [1]}]',
 }  # fmt: skip
 

@@ -95,7 +95,11 @@ def explain(
         found = re.search(r"Could not override '([^']+)'", str(error))
         if found is None or loader is None:
             fail(command, _plain(error))
-        fail(command, _unknown_key(found[1], overrides, loader, name))
+        try:
+            advice = _unknown_key(found[1], overrides, loader, name)
+        except HydraException as worse:  # what stands in the configs is refused first
+            fail(command, _plain(worse))
+        fail(command, advice)
     except HydraException as error:
         fail(command, _plain(error))
 
@@ -164,6 +168,11 @@ def _keys(node: Any, prefix: str = "") -> list[str]:
 
 
 def _plain(error: Exception) -> str:
+    if "Config group override must be a string or a list. Got NoneType" in str(error):
+        return (
+            "a group takes the name of a choice, not null; --help lists them, and stopping=none "
+            "and restarts=none switch these off"
+        )
     lines = [line.strip() for line in str(error).splitlines() if "hydra.cc" not in line]
     return "\n".join(
         line for line in lines if line and "provider=" not in line and "search path" not in line

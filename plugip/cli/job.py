@@ -38,20 +38,25 @@ def job(cfg: DictConfig) -> tuple[int, float]:
             sys.stderr,
         )
         return 130, math.nan
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except TOLD as error:
         if cfg.get("debug"):
             raise
         say(f"plugip: {for_terminal(sentence(error))}", sys.stderr)
         return 1, math.nan
 
 
-def sentence(error: Exception) -> str:
+# What bad input raises, also in libraries; a part may even call sys.exit().
+TOLD = (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError, SystemExit)
+
+
+def sentence(error: BaseException) -> str:
     """Returns an error's words; one that plugip did not raise itself is named as a surprise."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     ours = last is not None and str(last.tb_frame.f_globals.get("__name__")).startswith("plugip.")
-    return str(error) if ours else f"{error} ({type(error).__name__}; debug=true shows where)"
+    words = str(error).splitlines()[0] if str(error) else "no further word"
+    return str(error) if ours else f"{words} ({type(error).__name__}; debug=true shows where)"
 
 
 def _run(cfg: DictConfig) -> tuple[int, float]:
@@ -110,6 +115,7 @@ def _experiment(config: dict[str, Any], written: dict[str, Any]) -> Experiment:
     from plugip.building import build
     from plugip.data import ImageFolder
     from plugip.experiment import Experiment, choose_device
+    from plugip.experiment.summary import require_number
     from plugip.record import Record
     from plugip.stopping import Stopped
 
@@ -126,6 +132,8 @@ def _experiment(config: dict[str, Any], written: dict[str, Any]) -> Experiment:
     )
     with ExitStack() as undo:
         undo.callback(record.close)
+        metrics = list(part("metrics").values())
+        require_number(config["optimized_metric"], [metric.name for metric in metrics])
         method = part("method")
         if config["restarts"]:
             method = part("restarts")(method)
@@ -137,7 +145,7 @@ def _experiment(config: dict[str, Any], written: dict[str, Any]) -> Experiment:
             noise=part("noise"),
             prior=part("prior"),
             method=method,
-            metrics=list(part("metrics").values()),
+            metrics=metrics,
             record=record,
             real=real,
             align=part("align"),
@@ -182,6 +190,8 @@ def _folder(config: dict[str, Any]) -> Path:
 
     name = "_".join([*_names(), run_hash(config)])
     given = config["output"]["folder"]
+    if given == "":  # such as a variable of the shell that is not set
+        raise ValueError("output.folder must name a folder, got ''; null chooses one")
     if given is None:
         return Path("runs") / name
     many = HydraConfig.get().mode == RunMode.MULTIRUN

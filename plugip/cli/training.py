@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from plugip.cli.job import sentence
+from plugip.cli.job import TOLD, sentence
 from plugip.texts import for_terminal
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def job(cfg: DictConfig) -> tuple[int, float]:
     except KeyboardInterrupt:
         print("plugip-train: interrupted; the same command goes on", file=sys.stderr)
         return 130, math.nan
-    except (ValueError, TypeError, OSError) as error:
+    except TOLD as error:
         if debug:
             raise
         print(f"plugip-train: {for_terminal(sentence(error))}", file=sys.stderr)

@@ -58,9 +58,9 @@ class Batches:
         try:
             self.solve(batch)
             return None
-        except RecordError:  # what cannot be kept need not be solved
+        except (RecordError, KeyboardInterrupt):  # what cannot be kept need not be solved
             raise
-        except Exception as error:
+        except BaseException as error:  # sys.exit() of a library is no end of the run
             if self.debug:
                 raise
             failure = Failure.of(error)

@@ -37,7 +37,7 @@ class Failure:
     refusal: bool = False
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
+    def of(cls, error: BaseException) -> Failure:
         """Describes an exception; its frames, and the tensors in them, are let go."""
         trace = "".join(traceback.format_exception(error))
         refusal = isinstance(error, (ValueError, TypeError)) and not isinstance(error, ImageError)
@@ -52,18 +52,25 @@ class Failure:
             return self.reason
         return (
             f"{self.reason}; one image alone does not fit into memory: take a smaller image "
-            "(data.size), gradient checkpointing (prior.checkpoint=true, where the prior has it), "
-            "fewer reverse steps or fewer starts"
+            "(data.size), recomputation (prior.runtime.checkpoint=blocks or "
+            "method.generator.checkpoint=true), fewer reverse steps or fewer starts"
         )
 
 
 def reason(error: BaseException) -> str:
     """Returns an exception's type and sentence on one line; an ImageError needs no type."""
-    text = " ".join(str(error).split())
+    text = " ".join(_words(error).split())
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     if isinstance(error, ImageError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as worse:
+        return f"its text cannot be made ({type(worse).__name__})"
 
 
 def free_memory() -> None:
@@ -79,5 +86,5 @@ def _is_full(error: BaseException | None) -> bool:
         return False
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    said = isinstance(error, Exception) and any(w in str(error).lower() for w in _NO_MEMORY)
+    said = isinstance(error, Exception) and any(w in _words(error).lower() for w in _NO_MEMORY)
     return said or _is_full(error.__cause__ or error.__context__)

@@ -65,9 +65,9 @@ def require_method(problem: Problem, method: Method[Any]) -> None:
     hook = register_module_forward_pre_hook(refuse)
     try:
         method.init(problem, Rng(0, "solve", [str(i) for i in range(problem.batch)]))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, KeyboardInterrupt):
         raise
-    except Exception:
+    except BaseException:
         return
     finally:
         hook.remove()

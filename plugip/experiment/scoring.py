@@ -70,7 +70,9 @@ class Judge:
     ) -> tuple[dict[str, float | None], dict[str, str]]:
         try:
             aligned = self.aligned(x_hat, x)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if self.debug:
                 raise
             names = [metric.name for metric in self.metrics]
@@ -81,7 +83,9 @@ class Judge:
     def _unavailable(self, metric: NamedMetric) -> str | None:
         try:
             return metric.unavailable()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if self.debug:
                 raise
             return f"{metric.name} is not available: {reason(error)}"
@@ -96,7 +100,9 @@ class Judge:
                 continue
             try:
                 value = float(metric(unit, truth)[0])
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 said = isinstance(error, _SAID)
                 if self.debug and not said:
                     raise

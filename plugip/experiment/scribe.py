@@ -61,7 +61,9 @@ class Margin:
         """Returns a part; None if it raises."""
         try:
             return part(*given)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if self.debug:
                 raise
             self.notes.append(f"no {what}: {reason(error)}")

@@ -64,7 +64,9 @@ class Share:
         """Loads and measures one image, alone, so that y depends on nothing else."""
         try:
             return self._case(item, digest)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if self.debug and not isinstance(error, ImageError):
                 raise
             failure = Failure.of(error)
@@ -134,6 +136,8 @@ class Share:
             problem = self.problems.probe(self.real, self.device)
         except TypeError:  # such as a noise that cannot be simulated
             raise
-        except Exception:  # the picture's fault, for all that is known
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # the picture's fault, for all that is known
             return
         require_method(problem, self.method)

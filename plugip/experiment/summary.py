@@ -11,6 +11,7 @@ from pathlib import Path
 from plugip.record import Row
 
 WITHOUT_TRUTH = "residual_to_noise"
+_PLAIN = [f.name for f in fields(Row) if f.type in ("float | None", "int | None")]
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,18 @@ class Summary:
         return statistics.fmean(known) if len(known) == len(values) else math.nan
 
 
+def require_number(name: str | None, metrics: Sequence[str]) -> None:
+    """Raises a ValueError if rows with scores by these metrics have no number of that name."""
+    if name is not None and name not in metrics and name not in _PLAIN:
+        known = ", ".join([*metrics, *_PLAIN])
+        raise ValueError(f"optimized_metric: no row has a number {name!r}; take one of {known}")
+
+
 def _number(row: Row, name: str, scored: bool) -> float | None:
     """Returns a score or a number of a row by name."""
     if name in row.metrics:
         return row.metrics[name]
-    plain = [f.name for f in fields(row) if f.type in ("float | None", "int | None")]
-    if name in plain:
-        return getattr(row, name)
-    if not scored:
+    if name not in _PLAIN and not scored:
         return getattr(row, WITHOUT_TRUTH)
-    known = ", ".join([*row.metrics, *plain])
-    raise ValueError(f"no row has a number {name!r}; take one of {known}")
+    require_number(name, list(row.metrics))
+    return getattr(row, name)

@@ -24,7 +24,7 @@ from plugip.record.files import (
 )
 from plugip.record.inputs import named_files
 from plugip.record.lock import FolderLock
-from plugip.record.parts import DamagedError, Saved, Shelf
+from plugip.record.parts import DamagedError, Saved, Shelf, require_files
 from plugip.record.rows import Parts, Row
 from plugip.record.settings import first_difference, settings_hash
 from plugip.record.summary import chosen, summarise, to_markdown
@@ -32,6 +32,8 @@ from plugip.texts import for_terminal
 
 LARGEST_FIGURE = 8
 CONFIG, PROVENANCE, SCORES = "config.yaml", "provenance.json", "scores.jsonl"
+SUMMARY, TABLE, FIGURE, CURVES = "summary.json", "summary.md", "figure.png", "loss.png"
+_RESULTS = (SCORES, SUMMARY, TABLE, FIGURE, CURVES)
 _log = logging.getLogger(__name__)
 
 
@@ -142,15 +144,15 @@ class Record:
         self.write_scores(ids)
         known = {"config_hash": self.hash, "choices": self.choices}
         summary = summarise(self.rows(ids), conventions, ids) | known
-        self._write("summary.json", json_bytes(summary, indent=2))
-        self._write("summary.md", to_markdown(summary, title).encode())
+        self._write(SUMMARY, json_bytes(summary, indent=2))
+        self._write(TABLE, to_markdown(summary, title).encode())
         title = ", ".join(filter(None, (title, conventions.get("noise"))))  # level and scale
         shown = list(itertools.islice(self._strips(ids), LARGEST_FIGURE))
         if shown:
-            self._write("figure.png", figures.comparison(shown, title))
+            self._write(FIGURE, figures.comparison(shown, title))
         curves = [strip for strip in shown if strip.trace.is_file()]
         if curves:
-            self._write("loss.png", figures.curves(curves, title))
+            self._write(CURVES, figures.curves(curves, title))
         self._provenance[-1]["end"] = provenance.now()
         self._write(PROVENANCE, json_bytes(self._provenance, indent=2))
 
@@ -159,6 +161,7 @@ class Record:
         self._lock = FolderLock(self.folder, again=True)
         try:
             self._refuse_others()
+            require_files(*(self.folder / name for name in _RESULTS))
             self._refuse_other_settings()
             remove_halves(self.folder, self.folder / "trace", *self.folder.glob("images/*"))
             try_folder(self.folder)
@@ -193,7 +196,7 @@ class Record:
         if not os.path.lexists(path):
             return None
         try:
-            old = yaml.safe_load(path.read_bytes()) if path.is_file() else None
+            old = yaml.load(path.read_bytes(), _PlainLoader) if path.is_file() else None
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             old = None
         if not isinstance(old, dict):
@@ -242,6 +245,15 @@ class Record:
 
     def _write(self, name: str, data: bytes) -> None:
         write_atomic(self.folder / name, data)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads plain YAML without aliases, which can unfold for ever."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
 
 
 def _is_run(run: Any) -> bool:

@@ -7,9 +7,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from plugip.arguments import fits
 from plugip.record.files import (
     RecordError,
     cannot_write,
@@ -115,10 +117,17 @@ class Shelf:
             raise DamagedError("an earlier version of plugip solved it")
         if saved.get("sha256") != _sum({k: v for k, v in saved.items() if k != "sha256"}):
             raise DamagedError("its rows.json was changed since it was written")
-        if saved["id"] != self.id:
-            raise DamagedError(f"its rows.json is that of {saved['id']}")
-        rows = [Row(**row) for row in saved["rows"]]
-        return Saved(saved["digest"], saved["config_hash"], saved["view"], rows, saved["files"])
+        if saved.get("id") != self.id:
+            raise DamagedError(f"its rows.json is that of {saved.get('id')}")
+        try:
+            rows = [Row(**row) for row in saved["rows"]]
+            named = saved["digest"], saved["config_hash"], saved["view"]
+            found = Saved(*named, rows, saved["files"])
+        except (KeyError, TypeError) as error:
+            raise DamagedError("its rows.json is not of the form that plugip writes") from error
+        if not all(map(_suits, (found, *rows))) or not all(map(self._is_ours, found.files)):
+            raise DamagedError("its rows.json is not of the form that plugip writes")
+        return found
 
     def require_whole(self, saved: Saved) -> None:
         """Raises a DamagedError if a file is missing, or not the one that was written."""
@@ -145,9 +154,10 @@ class Shelf:
                 raise _in_the_way(folder, "link")
             if os.path.lexists(folder) and not os.path.isdir(folder):
                 raise _in_the_way(folder, "file")
-        for file in (self._marker, self.trace, *self._written()):
-            if os.path.isdir(file) and not os.path.islink(file):
-                raise _in_the_way(file, "folder")
+        require_files(self._marker, self.trace, *self._written())
+
+    def _is_ours(self, name: str) -> bool:
+        return (self.root / name).parent in (self.folder, self.trace.parent)
 
     @property
     def _marker(self) -> Path:
@@ -188,8 +198,25 @@ class Shelf:
             )
 
 
+@cache
+def _annotations(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _suits(found: Row | Saved) -> bool:
+    hints = _annotations(type(found))
+    return all(fits(getattr(found, name), kind) for name, kind in hints.items())
+
+
 def _sum(saved: dict[str, Any]) -> str:
     return hashlib.sha256(json_bytes(saved)).hexdigest()
+
+
+def require_files(*files: Path) -> None:
+    """Raises a RecordError if a folder stands where plugip writes a file."""
+    for file in files:
+        if os.path.isdir(file) and not os.path.islink(file):
+            raise _in_the_way(file, "folder")
 
 
 def _in_the_way(path: Path, what: str) -> RecordError:

@@ -73,8 +73,10 @@ def weights_digest(network: nn.Module) -> str | None:
 
 
 def file_digest(path: Path) -> str:
-    """Returns the sha256 of a file; empty if it cannot be read."""
+    """Returns the sha256 of a file; empty if it cannot be read, or is a pipe or a device."""
     try:
+        if not path.is_file():
+            return ""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:

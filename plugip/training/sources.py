@@ -107,8 +107,17 @@ class ZipSource:
 
     @cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
-        files = (info for info in self.archive.infolist() if not info.is_dir())
-        return {printable(info.filename): info for info in files if _is_image(info.filename)}
+        found: dict[str, zipfile.ZipInfo] = {}
+        for info in self.archive.infolist():
+            name = printable(info.filename)
+            if info.is_dir() or not _is_image(info.filename):
+                continue
+            if name in found:
+                raise ValueError(
+                    f"{self.archive.filename} holds two members called {name}; pack it again"
+                )
+            found[name] = info
+        return found
 
     def names(self) -> list[str]:
         return sorted(self._members)

@@ -146,6 +146,10 @@ def test_file_kernels(tmp_path):
     np.save(tmp_path / "zero.npy", np.zeros((3, 3)))
     with pytest.raises(ValueError, match="finite with a positive sum, got 0"):
         FileKernel(str(tmp_path / "zero.npy")).build()
+    rounding = raw - raw.mean()  # its sum is nothing but rounding, which would blow it up
+    np.save(tmp_path / "level.npy", rounding + 1e-17)
+    with pytest.raises(ValueError, match="finite with a positive sum, got"):
+        FileKernel(str(tmp_path / "level.npy")).build()
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"cannot read a kernel from"):
         FileKernel(str(tmp_path / "text.png")).build()
