@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from plugip.engine.augmented_lagrangian import AugmentedLagrangian, Bound
-from plugip.engine.lbfgs import LBFGS
-from plugip.engine.line_search import StrongWolfe
+from plugip.engine.lbfgs import LBFGS, _negligible
+from plugip.engine.line_search import StrongWolfe, _Bracket, choose_rows
 from plugip.engine.objective import Evaluation, Objective
 from plugip.methods.constrained import FitOnShell
 
@@ -134,6 +134,53 @@ def test_a_last_search_that_has_found_less_ends_at_its_trials():
     assert found[0] == 1.0 and moved == [True, False, False]
 
 
+def cubic(least: float, other: float) -> Any:
+    """Loss and slope of the cubic with a minimum and a maximum at these places."""
+
+    def at(t: float) -> tuple[float, float]:
+        value = t**3 / 3 - (least + other) / 2 * t**2 + least * other * t + 3
+        return value, (t - least) * (t - other)
+
+    return at
+
+
+def bracket(low: tuple[float, float], high: tuple[float, float]) -> float:
+    """The next length within [1, 3], from loss and slope at both ends."""
+    numbers = (1.0, *low, 3.0, *high)
+    return float(
+        _Bracket(*(torch.tensor([v]).double() for v in numbers)).next_length(torch.ones(1))
+    )
+
+
+@pytest.mark.parametrize(("least", "due"), [(1.4, 1.4), (2.5, 2.5), (1.05, 1.2), (2.95, 2.8)])
+def test_the_next_length_is_the_least_of_the_cubic_within_the_middle_of_the_interval(least, due):
+    f = cubic(least, -2.0)
+    assert bracket(f(1.0), f(3.0)) == pytest.approx(due)
+
+
+def test_where_no_cubic_has_a_least_point_the_next_length_is_still_within():
+    assert bracket((0.0, -1.0), (-2.0, -1.0)) == pytest.approx(2.0)  # a straight line
+    assert bracket((0.0, -0.5), (-1.2, -2.0)) == pytest.approx(1 + 2 * (1 - 1.3 / 1.5))
+    for loss, slope in ((math.inf, 1.0), (math.nan, math.nan)):
+        assert bracket((0.0, -1.0), (loss, slope)) == pytest.approx(1.2)
+
+
+def test_each_row_of_an_evaluation_is_taken_whole():
+    def made(of: float, unit: bool) -> Evaluation:
+        flat = of + torch.arange(2.0)
+        return Evaluation(flat, flat[:, None], 10 + flat, 20 + flat, 30 + flat if unit else None)
+
+    rows = torch.tensor([True, False])
+    for units in ((True, True), (True, False), (False, True), (False, False)):
+        a, b = made(1, units[0]), made(100, units[1])
+        mixed = choose_rows(rows, a, b)
+        assert mixed.loss.tolist() == [1, 101] and mixed.grad[:, 0].tolist() == [1, 101]
+        assert mixed.x.tolist() == [11, 111] and mixed.residual.tolist() == [21, 121]
+        assert (None if mixed.unit is None else mixed.unit.tolist()) == (
+            [31, 131] if all(units) else None
+        )
+
+
 def test_line_search_defaults_are_those_of_the_book():
     rule = StrongWolfe()
     assert (rule.decrease, rule.curvature, rule.max_trials) == (1e-4, 0.9, 8)
@@ -170,6 +217,48 @@ def test_a_pair_is_remembered_from_some_curvature_on(slope: float, kept: bool):
     step = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     state = LBFGS()._remember(state, step, moved, torch.ones(1, dtype=torch.bool))
     assert state.weight.tolist() == [[pytest.approx(1 / slope if kept else 0.0)]]
+
+
+def evaluated(grad: list[float], loss: float = 1.0, unit: float | None = None) -> Evaluation:
+    row = torch.tensor([grad], dtype=torch.float64)
+    flat = torch.full((1,), loss).double()
+    return Evaluation(flat, row, row, flat, None if unit is None else torch.tensor([unit]))
+
+
+@pytest.mark.parametrize(
+    ("z", "grad", "rates", "unit", "flat"),
+    [
+        ([0.0, 0.0], [0.0, 0.01], None, None, True),  # the limit is 0.01 for short seeds
+        ([0.0, 0.0], [0.0, 0.011], None, None, False),
+        ([0.6, 0.0], [0.0, 0.009], None, None, True),
+        ([3.0, 4.0], [0.04, 0.03], None, None, True),  # 0.05 for one of length 5
+        ([3.0, 4.0], [0.04, 0.04], None, None, False),
+        ([0.0, 0.0], [0.002, 0.0], [10.0, 1.0], None, False),
+        ([0.0, 0.0], [0.09, 0.0], [0.1, 1.0], None, True),
+        ([0.0, 0.0], [0.001, 0.0], None, 0.1, True),
+        ([0.0, 0.0], [0.0011, 0.0], None, 0.1, False),
+    ],
+)
+def test_where_a_gradient_counts_as_nothing(z, grad, rates, unit, flat):
+    place = torch.tensor([z], dtype=torch.float64)
+    given = None if rates is None else torch.tensor(rates, dtype=torch.float64)
+    assert LBFGS(tolerance=0.01)._flat(evaluated(grad, unit=unit), place, given).tolist() == [flat]
+
+
+def test_a_gain_that_is_rounding_is_negligible():
+    floor = 100 * torch.finfo(torch.float64).eps * 4  # of a loss of 4
+    for gain, small in ((0.0, False), (0.9 * floor, True), (1.2 * floor, False), (-1.0, False)):
+        step = torch.tensor([[-1.0, 0.0]], dtype=torch.float64)
+        assert _negligible(evaluated([gain, 5.0], loss=4.0), step).tolist() == [small]
+
+
+def test_lbfgs_may_remember_one_pair():
+    assert (LBFGS().history, LBFGS().tolerance) == (100, 1e-3)
+    solver, function = LBFGS(history=1), Plain(lambda v: (v - 3).square().sum(1))
+    state = solver.init(torch.zeros(1, 4, dtype=torch.float64))
+    for _ in range(4):
+        state, z, *_ = solver.step(function, state)
+    torch.testing.assert_close(z, torch.full_like(z, 3.0))
 
 
 @pytest.fixture
