@@ -57,7 +57,8 @@ def kill_at_write(episode: Episode) -> bool:
 def tear(episode: Episode) -> bool:
     """Kills in the middle of a random write."""
     room = episode.rng.choice((0, 1, 100, 300, 3000))
-    return episode.cut_at_write(Trap(_write(episode), room=room, torn=True), (TORN,))
+    # A line that is added in one piece is cut short by the limit, before its signal: a full disk.
+    return episode.cut_at_write(Trap(_write(episode), room=room, torn=True), (TORN, 1))
 
 
 def terminate(episode: Episode) -> bool:
