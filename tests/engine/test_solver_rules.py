@@ -284,6 +284,14 @@ def test_the_penalty_grows_where_a_round_did_not_bring_c_closer(shell: FitOnShel
     torch.testing.assert_close(state.gap, torch.tensor([0.1, 0.4, 1.0, 0.0005, 0.4]))
 
 
+def test_the_gap_is_a_distance_on_both_sides(shell: FitOnShell):
+    # The point that the Lagrangian draws c to is c less the gap: the bound, or c at rest.
+    c = torch.tensor([-2.0, -0.3, -0.1, 0.1, 3.0])
+    torch.testing.assert_close(shell.gap(c), torch.tensor([1.9, 0.2, 0.2, 0.0, 2.9]))
+    state = after_a_round(shell, c, torch.full((5,), 1.0), torch.ones(5, dtype=torch.bool))
+    assert state.penalty.tolist() == [40, 10, 10, 10, 40]
+
+
 def test_multipliers_move_along_the_violation(shell: FitOnShell):
     c = torch.tensor([0.2, 0.1, -0.05, -0.5, 0.0])
     state = after_a_round(shell, c, torch.full((5,), torch.inf), torch.ones(5, dtype=torch.bool))
