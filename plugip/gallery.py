@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plugip.terminal import say
 from plugip.texts import for_figure, for_terminal
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ def main(words: Sequence[str] | None = None) -> None:
         skipped = write_sheet(options.photo, options.size, options.out)
     except (ValueError, OSError) as error:
         reason = str(error).replace("with output.folder=...", "with --out")
-        print(f"plugip-operators: {for_terminal(reason)}", file=sys.stderr)
+        say(f"plugip-operators: {for_terminal(reason)}", sys.stderr)
         sys.exit(1)
     for name, reason in skipped.items():
-        print(for_terminal(f"not shown: {name}: {reason}"))
-    print(for_terminal(f"sheet: {options.out}"))
+        say(for_terminal(f"not shown: {name}: {reason}"))
+    say(for_terminal(f"sheet: {options.out}"))
 
 
 def write_sheet(photo: Path | None, size: int, out: Path) -> dict[str, str]:

@@ -142,8 +142,7 @@ class _Run:
         # Reading `done` waits for the GPU, so there it is read every tenth step only; these steps
         # are fixed, so an answer does not depend on who else is in the batch.
         self.every = 1 if problem.y.device.type == "cpu" else 10
-        self.losses: list[Tensor] = []
-        self.residuals: list[Tensor] = []
+        self.course: list[Tensor] = []  # loss and residual of some steps, (steps, 2, rows)
         self.info: Info | None = None
         self.bill = Bill()
         self.memory, self.began = _MemoryGauge(problem.y.device), time.perf_counter()
@@ -159,8 +158,8 @@ class _Run:
         with self._billed(self.rows):
             self.state, info = self.method.step(self.problem, self.state)
         self.info, self.step = self._complete(info), self.step + 1
-        self.losses.append(self.info.loss.detach()[None])
-        self.residuals.append(self.info.residual.detach()[None])  # type: ignore[union-attr]
+        told = self.info.loss.detach(), self.info.residual.detach()  # type: ignore[union-attr]
+        self.course.append(torch.stack(told)[None])
         if self.observer is not None:
             self.observer(self.step, self.rows, self.info)
         ended = self._ended()
@@ -191,7 +190,7 @@ class _Run:
             x_hat = self.method.finish(problem, state)
         told = {name: self._told(name, state) for name in TOLD}
         steps, picked = [self.step] * len(rows), told["picked_step"]
-        losses, residuals = (torch.cat(k)[:, ended].cpu() for k in (self.losses, self.residuals))
+        losses, residuals = torch.cat(self.course)[:, :, ended].cpu().unbind(1)
         shared = Solution(
             x_hat=x_hat,
             last=info.x_hat,
@@ -234,8 +233,7 @@ class _Run:
             # Ctrl-C may come before the next step: what was reported last is cut as well.
             self.problem, self.state = self.problem.select(kept), take(self.state, kept)
             self.info = take(self.info, kept)
-            self.losses = [torch.cat(self.losses)[:, kept]]
-            self.residuals = [torch.cat(self.residuals)[:, kept]]
+            self.course = [torch.cat(self.course)[:, :, kept]]
 
 
 def _diagnosed(

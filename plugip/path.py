@@ -14,6 +14,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from plugip.linalg import wide, widened
+
 
 class Prediction(StrEnum):
     """What a network's output means."""
@@ -281,40 +283,40 @@ class DiscretePath(Path):
         self.least_level = float(((1 - table[0]) / table[0]).sqrt())
         self._copies: dict[tuple[torch.device, bool], Tensor] = {}
 
-    @staticmethod
+    @classmethod
     def linear(
-        steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+        cls, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
     ) -> DiscretePath:
         """Returns the linear-beta schedule of DDPM and of the guided-diffusion checkpoints."""
         betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
-        return DiscretePath((1 - betas).cumprod(0))
+        return cls((1 - betas).cumprod(0))
 
-    @staticmethod
-    def cosine(steps: int = 1000, beta_max: float = 0.999) -> DiscretePath:
+    @classmethod
+    def cosine(cls, steps: int = 1000, beta_max: float = 0.999) -> DiscretePath:
         """Returns the cosine schedule: alpha-bar falls as a squared cosine, each beta capped.
 
         Source: Nichol and Dhariwal 2021 (improved DDPM).
         """
         time = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         bars = ((time + 0.008) / 1.008 * (torch.pi / 2)).cos().square()
-        return DiscretePath((bars[1:] / bars[:-1]).clamp_min(1 - beta_max).cumprod(0))
+        return cls((bars[1:] / bars[:-1]).clamp_min(1 - beta_max).cumprod(0))
 
     def index(self, t: Tensor) -> Tensor:
         """Returns the training index t T - 1 that a network expects, float, exact on the grid."""
-        return self._position(t) - 1
+        return _home(self._position(t) - 1, t)
 
     def alpha_bar(self, t: Tensor) -> Tensor:
-        """Returns alpha-bar at time t, float64."""
-        return self._interpolated(self._table_on(t.device), t)
+        """Returns alpha-bar at time t, float64 where the device has it."""
+        return self._interpolated(t)
 
     def alpha(self, t: Tensor) -> Tensor:
         return self.alpha_bar(t).sqrt()
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self._interpolated(self._table_on(t.device, noise=True), t).sqrt()
+        return self._interpolated(t, noise=True).sqrt()
 
     def time_of(self, flow_time: Tensor) -> Tensor:
-        f = self.reachable(flow_time).double()
+        f = widened(self.reachable(flow_time))
         wanted = f.square() / (f.square() + (1 - f).square())  # 1 - alpha-bar
         noise = self._table_on(f.device, noise=True)
         low = (torch.searchsorted(noise, wanted.contiguous()) - 1).clamp(0, self._total - 1)
@@ -325,30 +327,36 @@ class DiscretePath(Path):
         slope = (inverse[entry - 1] + inverse[entry.clamp_max(self._total - 1)]) / 2
         on_entry = ((position - entry).abs() < 1e-6) & (entry > 0)
         there = straight_through(slope * wanted, entry.to(wanted))
-        return self.ended(torch.where(on_entry, there, position) / self._total, flow_time)
+        time = torch.where(on_entry, there, position) / self._total
+        return self.ended(_home(time, flow_time), flow_time)
 
     def _position(self, t: Tensor) -> Tensor:
         """Returns t T, on the grid where only rounding took it off, but never on t = 0."""
-        position = t.double() * self._total
+        position = widened(t) * self._total
         entry = position.round()
         rounding = min(1e-3, 4 * torch.finfo(t.dtype).eps * self._total)
         on_entry = ((position - entry).abs() < rounding) & (entry > 0)
         return torch.where(on_entry, straight_through(position, entry), position)
 
-    def _interpolated(self, table: Tensor, t: Tensor) -> Tensor:
+    def _interpolated(self, t: Tensor, noise: bool = False) -> Tensor:
         """Reads a table at time t; on an entry the slope is the mean of both sides."""
         position = within(self._position(t), 0.0, float(self._total))
-        low = position.floor().long()
+        table, low = self._table_on(position.device, noise), position.floor().long()
         left = torch.where(position == low, low - 1, low).clamp_min(0)
         right = (low + 1).clamp_max(self._total)
         slope = (table[right] - table[left]) / (right - left)
-        return table[low] + slope * (position - low)
+        return _home(table[low] + slope * (position - low), t)
 
     def _table_on(self, device: torch.device, noise: bool = False) -> Tensor:
         if (device, noise) not in self._copies:
             table = 1 - self.table if noise else self.table
             self._copies[device, noise] = table.to(device)
         return self._copies[device, noise]
+
+
+def _home(value: Tensor, t: Tensor) -> Tensor:
+    """Brings a float64 result to the device of t, in the widest type that it has."""
+    return value.to(t.device, wide(t))
 
 
 def to_x0(kind: Prediction, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -247,13 +247,21 @@ def _require_ids(ids: Sequence[str]) -> Sequence[str]:
     return ids
 
 
+MOST_COUNTS = 1e15
+
+
 def poisson_quantile(level: Tensor, rate: Tensor) -> Tensor:
     """Returns the least count k with P(N <= k) >= level for N ~ Poisson(rate), entry by entry.
 
     Args:
         level: Probabilities in [0, 1), float64.
         rate: Expected counts, float64, of the same shape.
+
+    Raises:
+        ValueError: If a rate is above 1e15, where counts are no whole numbers any more.
     """
+    if float(rate.max()) > MOST_COUNTS:
+        raise ValueError(f"rates must be at most {MOST_COUNTS:g}, got {float(rate.max()):g}")
     # The ends of what float64 draws can reach; beyond them the walks would be long.
     u, lam = level.flatten().clamp(2**-54, 1 - 2**-53), rate.flatten()
     # Cornish-Fisher expansion: mostly right, or off by one; the walks below make it exact.

@@ -318,6 +318,18 @@ def test_a_name_of_any_length_that_the_system_has_is_listed(tmp_path):
     assert [item.id for item in ImageFolder(tmp_path).items()] == [longest]
 
 
+def test_a_folder_that_may_be_listed_but_not_entered_is_left_out(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").write_bytes(b"")
+    monkeypatch.setattr("plugip.image_io.listing._results", refuse)
+    images = ImageFolder(tmp_path)
+    assert [item.id for item in images.items()] == ["a.png"]
+    assert images.skipped == {"closed": "cannot be opened (Permission denied)"}
+
+
 def test_an_empty_path_is_not_the_working_folder():
     for path in ("", ["a.png", ""]):
         with pytest.raises(ValueError, match="must name an image or a folder, got ''"):

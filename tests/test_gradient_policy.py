@@ -15,6 +15,7 @@ from plugip.linalg import wide, widened
 from plugip.method import Info
 from plugip.noise import GaussianNoise, ImpulseNoise, PoissonNoise, RicianNoise, residual_moments
 from plugip.operators import Denoise
+from plugip.path import DiscretePath
 from plugip.priors import GaussianPrior
 from plugip.problem import Problem
 from plugip.stopping import ESEMV, ESWMV, Discrepancy
@@ -121,6 +122,11 @@ def judged(rule):
     return verdict.pick
 
 
+def table_of(t: torch.Tensor) -> list[torch.Tensor]:
+    path = DiscretePath.linear()
+    return [path.alpha(t), path.sigma(t), path.index(t) / 1000, path.time_of(path.flow_time(t))]
+
+
 WORK = {
     "discrepancy": lambda: judged(Discrepancy()),
     "discrepancy with tau": lambda: judged(Discrepancy(1.1)),
@@ -142,6 +148,15 @@ def test_no_float64_is_asked_of_a_device_without_it(monkeypatch, name: str):
         without = WORK[name]()
     pairs = zip(with_it, without, strict=True)
     assert all(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5) for a, b in pairs)
+
+
+def test_a_table_is_read_on_the_cpu_for_a_device_without_float64(monkeypatch):
+    t = torch.tensor([0.0, 0.3, 0.7003, 1.0])
+    wanted = table_of(t)
+    monkeypatch.setattr(plugip.linalg, "has_float64", lambda device: False)
+    for found, want in zip(table_of(t), wanted, strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, want.float())
 
 
 def test_masters_are_made_on_the_cpu_where_a_device_has_no_float64(monkeypatch):

@@ -7,10 +7,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hydra.core.plugins import Plugins
 from labs import COMMAND
+from PIL import Image
 
 from plugip.building import resolved
 from plugip.cli.compose import compose_config
@@ -227,6 +229,19 @@ def test_what_the_environment_says_is_not_written_down(run, monkeypatch):
     assert run(*words)[0] == 0
     said = yaml.safe_load(Path("out/config.yaml").read_text())["device"]
     assert said.startswith("${oc.env:WHERE}") and "cpu" not in said
+
+
+def test_a_file_that_the_environment_names_is_known_by_its_content(run, monkeypatch):
+    monkeypatch.setenv("MASK", "mask.png")
+    words = [*COMMAND, "operator=inpaint_mask", "method.steps=1", "output.folder=out"]
+    words.append("operator.mask.path='${oc.env:MASK}'")
+    for rows in (1, 2):
+        pixels = np.full((16, 16), 255, np.uint8)
+        pixels[:rows] = 0
+        Image.fromarray(pixels).save("mask.png")
+        code, _, err = run(*words)
+        assert code == (rows == 2), err
+    assert "whose content has changed" in err
 
 
 # grids

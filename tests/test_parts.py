@@ -76,6 +76,14 @@ def test_no_part_writes_a_file_or_starts_a_program_when_it_is_built():
     assert sum(map(bool, codes.values())) > 100
 
 
+def test_every_constructor_leads_to_a_part():
+    made = {
+        target.rpartition(".")[2] for target, found in PARTS.items() if inspect.ismethod(found)
+    }
+    assert made == set(CONSTRUCTORS)
+    assert build({"_target_": "plugip.path.DiscretePath.linear", "steps": 10}).train_steps == 10
+
+
 def test_every_maker_is_there():
     for name in MAKERS:
         module, _, function = f"plugip.{name}".rpartition(".")

@@ -84,6 +84,16 @@ def test_a_refused_run_lets_go(tmp_path):
     FolderLock(tmp_path / "run").release()
 
 
+def test_a_lock_that_cannot_be_signed_is_one_all_the_same(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr("plugip.record.lock.os.ftruncate", full)
+    for _ in range(2):
+        with FolderLock(tmp_path / "run"), pytest.raises(RecordError, match="another run"):
+            FolderLock(tmp_path / "run")
+
+
 def test_a_notebook_may_run_a_cell_again_but_not_two_at_a_time(tmp_path):
     first = Record(tmp_path / "run", CONFIG)
     again = Record(tmp_path / "run", CONFIG)

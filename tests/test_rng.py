@@ -195,6 +195,13 @@ def test_numbers_come_on_the_type_of_like_with_the_same_values():
     assert high.uniform((4,), like).dtype is torch.float64
 
 
+def test_counts_that_are_no_whole_numbers_any_more_are_refused():
+    rng = Rng(0, "a", ["x"])
+    assert float(rng.poisson(torch.full((1, 1), 1e14, dtype=torch.float64))) > 9e13
+    with pytest.raises(ValueError, match=r"rates must be at most 1e\+15, got 1e\+17"):
+        rng.poisson(torch.full((1, 1), 1e17, dtype=torch.float64))
+
+
 def test_distributions():
     rng = Rng(0, "law", ["a"])
     normal, uniform = rng.normal((100_000,)), rng.uniform((100_000,))

@@ -14,10 +14,12 @@ import torch
 from runs import METHOD, NAMES, Wrapped, experiment
 from toys import Identity
 
+import plugip.experiment.share as share
 from plugip.cli.text import closing
 from plugip.experiment.signals import Signals
 from plugip.experiment.summary import Summary
 from plugip.experiment.team import Team, choose_device, join_team
+from plugip.loop import solve
 from plugip.methods import MultiStart
 from plugip.record import RecordError, Row
 from plugip.stopping import Budget, Discrepancy, Stopped
@@ -132,8 +134,10 @@ def test_the_objective_is_the_mean_score_of_the_answers(tmp_path):
 def test_without_a_truth_the_objective_is_the_residual(tmp_path):
     rows = [solved("a", residual_to_noise=0.9), solved("b", residual_to_noise=1.3)]
     summary = summary_of(tmp_path, rows, ["a", "b"])
-    for metric in (None, "psnr", "residual_to_noise"):
+    for metric in (None, "residual_to_noise"):
         assert summary.objective(metric) == pytest.approx(1.1)
+    with pytest.raises(ValueError, match="no row has a number 'psnr'"):
+        summary.objective("psnr")
 
 
 def test_a_setting_that_fails_on_an_image_has_no_objective(tmp_path):
@@ -191,6 +195,39 @@ def test_a_signal_while_results_are_written_waits_until_they_are_whole(tmp_path,
     summary = experiment(tmp_path).run()
     assert {row.id: row.status for row in summary.rows} == {"a.png": "ok"}
     assert summary.interrupted and summary.missing == ["b.png", "c.png"]
+
+
+def test_a_signal_while_a_solved_batch_is_written_waits_for_all_of_it(tmp_path, monkeypatch):
+    from plugip.record import Record
+
+    write, asked = Record.write_parts, []
+
+    def interrupted(self, parts):
+        if not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGINT))
+        write(self, parts)
+
+    def together(problem, method, rng, observer):
+        return solve(problem, method, rng, observer=observer, rows=problem.batch)
+
+    monkeypatch.setattr(Record, "write_parts", interrupted)
+    monkeypatch.setattr(share, "solve", together)
+    summary = experiment(tmp_path, batch_size=3).run()
+    assert {row.id: row.status for row in summary.rows} == dict.fromkeys(NAMES, "ok")
+
+
+@pytest.mark.parametrize("name", ["comparison", "curves"])
+def test_a_figure_that_cannot_be_drawn_is_named_and_loses_nothing(
+    tmp_path, monkeypatch, name, caplog
+):
+    def draw(*_):
+        raise RuntimeError("the font has no such glyph")
+
+    monkeypatch.setattr(f"plugip.record.figures.{name}", draw)
+    summary = experiment(tmp_path).run()
+    assert summary.exit_code == 0 and "no such glyph" in caplog.text
+    assert (summary.folder / "figure.png").is_file() == (name == "curves")
+    assert (summary.folder / "summary.md").is_file()
 
 
 def test_a_signal_while_the_figure_is_drawn_loses_nothing(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from runs import METHOD, NAMES, experiment
 
+from plugip import gallery
 from plugip.cli.text import closing, opening
 from plugip.experiment.observers import Progress
 from plugip.experiment.summary import Summary
@@ -46,6 +47,14 @@ def test_bytes_that_are_no_text_are_replaced():
     say("caf\udce9", stream)
     stream.seek(0)
     assert stream.read() == "caf?\n"
+
+
+def test_a_command_says_names_that_its_output_cannot_encode(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    monkeypatch.setattr(gallery, "write_sheet", lambda *_: {"Ключ": "no picture"})
+    gallery.main(["--out", "café.png"])
+    assert raw.getvalue().decode() == "not shown: ????: no picture\nsheet: caf?.png\n"
 
 
 def test_a_closed_or_missing_output_is_no_error(monkeypatch):

@@ -12,6 +12,7 @@ from plugip.cli.command import Command, guarded, read_options, refuse_options
 from plugip.cli.compose import explain
 from plugip.cli.said import key_of
 from plugip.cli.values import ROOT_KEYS, require_values
+from plugip.terminal import say
 from plugip.texts import for_terminal
 
 NAME = "plugip-check"
@@ -28,7 +29,7 @@ def run_checks() -> None:
         name for name in CHECKS if any(key_of(o).split(".")[0] == name for o in options.overrides)
     ]
     if options.help or not wanted:
-        print(USAGE)
+        say(USAGE)
         sys.exit(0 if options.help else 1)
     refuse_options(options, Command(NAME, "config", lambda cfg: (0, 0.0)))
     loader, name = guarded(options, NAME), options.config_name or "config"
@@ -37,9 +38,9 @@ def run_checks() -> None:
     try:
         reports = _reports(cfg, wanted)
     except (ValueError, TypeError, OSError) as error:
-        print(f"{NAME}: {for_terminal(str(error))}", file=sys.stderr)
+        say(f"{NAME}: {for_terminal(str(error))}", sys.stderr)
         sys.exit(1)
-    print("\n\n".join(report.text() for report in reports))
+    say("\n\n".join(report.text() for report in reports))
     sys.exit(0 if all(report.ok for report in reports) else 1)
 
 

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from plugip.cli.loader import CONFIGS, GuardedLoader
 from plugip.cli.said import key_of, said_by
 from plugip.options import nearest
+from plugip.terminal import say
 
 
 def compose_config(
@@ -56,7 +57,7 @@ def first_job(overrides: list[str]) -> list[str]:
 
 def fail(command: str, text: str) -> NoReturn:
     """Ends the command with one block of words."""
-    print(f"{command}: {text}", file=sys.stderr)
+    say(f"{command}: {text}", sys.stderr)
     sys.exit(1)
 
 

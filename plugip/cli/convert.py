@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from plugip.priors.adm_presets import PRESETS
+from plugip.terminal import say
 from plugip.texts import for_terminal
 
 ABOUT = (
@@ -24,12 +25,12 @@ def main() -> None:
     options = _parser().parse_args()
     try:
         for line in _convert(options):
-            print(for_terminal(line), flush=True)
+            say(for_terminal(line))
     except KeyboardInterrupt:
-        print("plugip-convert: interrupted, nothing was written", file=sys.stderr)
+        say("plugip-convert: interrupted, nothing was written", sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
-        print(f"plugip-convert: {for_terminal(str(error))}", file=sys.stderr)
+        say(f"plugip-convert: {for_terminal(str(error))}", sys.stderr)
         sys.exit(1)
 
 

@@ -127,13 +127,13 @@ def _experiment(config: dict[str, Any], written: dict[str, Any]) -> Experiment:
     real = config["measurement"] is not None
     data = ImageFolder(config["measurement"], channels=channels) if real else part("data")
     data.items()
-    record = Record(
-        _folder(config), written, config["output"]["bits"], _choices(), command=_command()
-    )
+    bits, command = config["output"]["bits"], _command()
+    record = Record(_folder(config), written, bits, _choices(), command, config)
     with ExitStack() as undo:
         undo.callback(record.close)
         metrics = list(part("metrics").values())
-        require_number(config["optimized_metric"], [metric.name for metric in metrics])
+        scores = [] if real else [metric.name for metric in metrics]
+        require_number(config["optimized_metric"], scores)
         method = part("method")
         if config["restarts"]:
             method = part("restarts")(method)

@@ -44,7 +44,7 @@ def _leaf(node: Container, key: Any, value: Any, read: list[str]) -> Any:
     found = node[key]
     if isinstance(found, Container):
         OmegaConf.to_container(found, resolve=True)
-    if not read or (isinstance(value, str) and os.sep in value and os.path.exists(value)):
+    if not read or (isinstance(value, str) and value and os.path.exists(value)):
         return value
     digest = hashlib.sha256(repr(value).encode()).hexdigest()[:8]
     return f"{raw._value()} (sha256 {digest})"

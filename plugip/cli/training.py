@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from plugip.cli.job import TOLD, sentence
+from plugip.terminal import say
 from plugip.texts import for_terminal
 
 if TYPE_CHECKING:
@@ -25,12 +26,12 @@ def job(cfg: DictConfig) -> tuple[int, float]:
     try:
         outcome = _train(cfg)
     except KeyboardInterrupt:
-        print("plugip-train: interrupted; the same command goes on", file=sys.stderr)
+        say("plugip-train: interrupted; the same command goes on", sys.stderr)
         return 130, math.nan
     except TOLD as error:
         if debug:
             raise
-        print(f"plugip-train: {for_terminal(sentence(error))}", file=sys.stderr)
+        say(f"plugip-train: {for_terminal(sentence(error))}", sys.stderr)
         return 1, math.nan
     return outcome.exit_code, math.nan
 

@@ -93,10 +93,10 @@ class Share:
                 oracle(step, rows, info)
 
         def keep(parts: Sequence[tuple[int, Solution]], status: str) -> None:
-            for i, solution in parts:
-                best, notes = (None, []) if oracle is None else (oracle.of(i), oracle.notes(i))
-                part = problem.select([i])
-                with self.signals.held():
+            with self.signals.held():  # what is solved is written, however many there are
+                for i, solution in parts:
+                    best, notes = (None, []) if oracle is None else (oracle.of(i), oracle.notes(i))
+                    part = problem.select([i])
                     rows = self.scribe.keep(cases[i], part, solution, status, best, notes)
                     self.progress.finished(rows)
 

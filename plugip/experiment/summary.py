@@ -85,7 +85,8 @@ class Summary:
         if self.failed or self.missing or not answers:
             return math.nan
         scored = any(row.metrics for row in answers.values())
-        values = [_number(row, metric or "psnr", scored) for row in answers.values()]
+        name = metric or ("psnr" if scored else WITHOUT_TRUTH)
+        values = [_number(row, name) for row in answers.values()]
         known = [v for v in values if v is not None]
         return statistics.fmean(known) if len(known) == len(values) else math.nan
 
@@ -97,11 +98,9 @@ def require_number(name: str | None, metrics: Sequence[str]) -> None:
         raise ValueError(f"optimized_metric: no row has a number {name!r}; take one of {known}")
 
 
-def _number(row: Row, name: str, scored: bool) -> float | None:
+def _number(row: Row, name: str) -> float | None:
     """Returns a score or a number of a row by name."""
     if name in row.metrics:
         return row.metrics[name]
-    if name not in _PLAIN and not scored:
-        return getattr(row, WITHOUT_TRUTH)
     require_number(name, list(row.metrics))
     return getattr(row, name)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plugip.terminal import say
 from plugip.texts import for_terminal
 
 if TYPE_CHECKING:
@@ -25,15 +26,16 @@ def main(words: Sequence[str] | None = None) -> None:
     """Runs the command ``plugip-fit-gaussian``; without ``words`` it reads the command line."""
     options = _parser().parse_args(words)
     try:
-        print(_fit(options))
+        said = _fit(options)
     except (ValueError, OSError) as error:
         reason = str(error).removeprefix("data.path ")
         reason = reason.replace("another folder with output.folder=...", "another OUT")
-        print(f"{COMMAND}: {for_terminal(reason)}", file=sys.stderr)
+        say(f"{COMMAND}: {for_terminal(reason)}", sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(f"{COMMAND}: interrupted; nothing was written", file=sys.stderr)
+        say(f"{COMMAND}: interrupted; nothing was written", sys.stderr)
         sys.exit(130)
+    say(said)
 
 
 def _fit(options: argparse.Namespace) -> str:

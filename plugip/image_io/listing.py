@@ -110,7 +110,13 @@ def _entries(folder: Path, root: Path, found: Listing) -> list[os.DirEntry[str]]
 
 def _refusal(entry: os.DirEntry[str], followed: list[Path]) -> str:
     """Says why an entry is not taken; nothing if it is."""
-    path = Path(entry.path)
+    try:
+        return _reason(entry, Path(entry.path), followed)
+    except OSError as error:  # in a folder that may be listed, but not entered
+        return f"cannot be opened ({error.strerror})"
+
+
+def _reason(entry: os.DirEntry[str], path: Path, followed: list[Path]) -> str:
     if path.is_dir():
         link = entry.is_symlink()
         return _overlap(Path(os.path.realpath(path)), followed) if link else _results(path)

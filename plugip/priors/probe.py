@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from plugip.data import load_image
-from plugip.linalg import norm
+from plugip.linalg import norm, wide
 from plugip.path import SIGNED, UNIT, Prediction, ValueRange, to_x0
 from plugip.prior import Prior, probe_signal
 from plugip.priors.runtime import Equipped
@@ -198,7 +198,7 @@ def _noisy(prior: Prior, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the picture's clean state, its states with noise, and their times, (L, ...) each."""
     h = prior.encode(x.to(_like(prior))).expand(len(LEVELS) + 1, *prior.shape)
     even = prior.path.time_of(torch.tensor([EVEN], dtype=torch.float64))
-    t = torch.cat([_times(prior, LEVELS, _half_width(prior)), even]).to(h.device)
+    t = torch.cat([_times(prior, LEVELS, _half_width(prior)), even]).to(h.device, wide(h))
     alpha, sigma = prior.path.coefficients(t, h)
     return h, alpha * h + sigma * _noise(h), t
 

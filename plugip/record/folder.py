@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ class Record:
         choices: Names of what runs (task, operator, method, prior, ...); None takes them from the
             config's targets.
         command: The command of this run; None takes the one of the process.
+        names: The config as the parts are built from it, where ``config`` hides values that came
+            from the environment: the files that it names are known by their content.
 
     Raises:
         ValueError: If bits is neither 8 nor 16, or the folder holds results of other settings, of
@@ -64,21 +66,28 @@ class Record:
         bits: int = 8,
         choices: Mapping[str, str] | None = None,
         command: Sequence[str] | None = None,
+        names: dict[str, Any] | None = None,
     ) -> None:
         if bits not in (8, 16):
             raise ValueError(f"output.bits must be 8 or 16, got {bits}")
         self.folder, self.config, self.bits = Path(folder).expanduser(), config, bits
-        self.files = named_files(config)
-        self.hash = settings_hash(config, self.files)
         self.choices, self.command = chosen(config, choices), command
         self._leads = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
         self._lock: FolderLock | None = None
         if self._leads:
-            self._open()
+            self._take()
+        try:
+            self.files = named_files(config if names is None else names)
+            self.hash = settings_hash(config, self.files)
+            if self._leads:
+                self._prepare()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Record:
         if self._leads and self._lock is None:
-            self._open()
+            self._take()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -148,26 +157,27 @@ class Record:
         self._write(TABLE, to_markdown(summary, title).encode())
         title = ", ".join(filter(None, (title, conventions.get("noise"))))  # level and scale
         shown = list(itertools.islice(self._strips(ids), LARGEST_FIGURE))
-        if shown:
-            self._write(FIGURE, figures.comparison(shown, title))
+        self._draw(FIGURE, figures.comparison, shown, title)
         curves = [strip for strip in shown if strip.trace.is_file()]
-        if curves:
-            self._write(CURVES, figures.curves(curves, title))
+        self._draw(CURVES, figures.curves, curves, title)
         self._provenance[-1]["end"] = provenance.now()
         self._write(PROVENANCE, json_bytes(self._provenance, indent=2))
 
-    def _open(self) -> None:
-        """Takes the folder, sees that it is one for this run, and tries to write there."""
+    def _take(self) -> None:
+        """Takes the folder, unless it is somebody else's."""
         self._lock = FolderLock(self.folder, again=True)
         try:
             self._refuse_others()
-            require_files(*(self.folder / name for name in _RESULTS))
-            self._refuse_other_settings()
-            remove_halves(self.folder, self.folder / "trace", *self.folder.glob("images/*"))
-            try_folder(self.folder)
         except BaseException:
             self.close()
             raise
+
+    def _prepare(self) -> None:
+        """Sees that the folder is one for this run, and tries to write there."""
+        require_files(*(self.folder / name for name in _RESULTS))
+        self._refuse_other_settings()
+        remove_halves(self.folder, self.folder / "trace", *self.folder.glob("images/*"))
+        try_folder(self.folder)
 
     def _refuse_others(self) -> None:
         """Refuses a folder that is neither empty nor a run's; plugip writes no hidden results."""
@@ -242,6 +252,23 @@ class Record:
                 pictures = shelf.pictures(saved)
                 if pictures:
                     yield figures.Strip(image_id, pictures, rows, saved.view, shelf.trace)
+
+    def _draw(
+        self,
+        name: str,
+        draw: Callable[[list[figures.Strip], str], bytes],
+        strips: list[figures.Strip],
+        title: str,
+    ) -> None:
+        """Writes a figure; one that cannot be drawn is named, and ends nothing."""
+        if not strips:
+            return
+        try:
+            data = draw(strips, title)
+        except Exception as error:  # fonts, colour maps and picture files fail in many ways
+            _log.warning("%s could not be drawn: %s: %s", name, type(error).__name__, error)
+            return
+        self._write(name, data)
 
     def _write(self, name: str, data: bytes) -> None:
         write_atomic(self.folder / name, data)

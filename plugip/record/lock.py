@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,13 +141,15 @@ def _locked(path: Path, what: str) -> int:
             continue
         except OSError as error:
             raise cannot_write(path, error) from error
-        if not _lock(handle, path):
+        try:
+            if not _lock(handle, path):
+                raise _busy(path.parent, what, read_json(path))
+            if _is(handle, path):
+                _sign(handle)
+                return handle
+        except BaseException:
             os.close(handle)
-            raise _busy(path.parent, what, read_json(path))
-        if _is(handle, path):
-            os.ftruncate(handle, 0)
-            os.write(handle, json.dumps(_me()).encode())
-            return handle
+            raise
         os.close(handle)  # the run before has removed the file in the meantime
 
 
@@ -185,6 +188,15 @@ def _is(handle: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _sign(handle: int) -> None:
+    """Writes whose the lock is, for the words of a refusal; a full disk is told later."""
+    with suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.write(handle, json.dumps(_me()).encode())
 
 
 def _me() -> dict[str, Any]:
