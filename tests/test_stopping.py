@@ -344,7 +344,7 @@ def test_all_that_is_told_of_an_iterate_belongs_to_the_pick():
     [(ESWMV(4, 3), 4, 7), (ESWMV(2, 1), 2, 3), (ESEMV(0.5, 3, 2), 3, 6), (ESEMV(0.5, 1, 1), 2, 3)],
 )
 def test_images_at_rest_are_picked_and_end_at_the_first_moment(
-    rule: ESWMV | ESEMV, first: int, stop: int
+    rule: Rule[Any], first: int, stop: int
 ):
     p, x = toy_problem(), torch.zeros(3, 3, 8, 8)
     state, picks, stops = rule.init(p), [], []

@@ -11,8 +11,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from benchmarks.storm.traps import Trap, watch
 
@@ -88,7 +91,15 @@ class Process:
         """
         if not self.alive():
             return False
-        (os.killpg if everyone else os.kill)(self.pid, number)
+        if not everyone:
+            os.kill(self.pid, number)
+            return True
+        below = psutil.Process(self.pid).children(recursive=True)
+        os.killpg(self.pid, number)
+        for child in below:  # torchrun's workers have groups of their own
+            with suppress(psutil.NoSuchProcess):
+                child.send_signal(number)
+        psutil.wait_procs(below, timeout=LONGEST)
         return True
 
     def wait(self, longest: float = LONGEST) -> Ended:

@@ -74,9 +74,9 @@ def read_samples(image: Image.Image, file: BinaryIO) -> Samples:
 
 def _scale_colour_key(image: Image.Image) -> None:
     """Brings the transparent grey of a PNG of 2 or 4 bits to the 8 bits that are read."""
-    key = image.info.get("transparency")
-    if image.mode == "L" and isinstance(key, int) and image.tile:
-        image.info["transparency"] = key * {"L;2": 85, "L;4": 17}.get(str(image.tile[0][3]), 1)
+    key, tiles = image.info.get("transparency"), getattr(image, "tile", [])
+    if image.mode == "L" and isinstance(key, int) and tiles:
+        image.info["transparency"] = key * {"L;2": 85, "L;4": 17}.get(str(tiles[0][3]), 1)
 
 
 def centred(height: int, width: int) -> tuple[slice, slice]:

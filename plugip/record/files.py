@@ -23,6 +23,7 @@ from plugip.data import to_uint
 _REASONS = {
     errno.ENOSPC: "no space is left there",
     errno.EDQUOT: "your quota is used up",
+    errno.EFBIG: "a limit on the size of files is reached",
     errno.EROFS: "it is read-only",
     errno.EACCES: "you may not write there",
     errno.EPERM: "you may not write there",

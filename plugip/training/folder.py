@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from plugip.priors.declaration import CARD
-from plugip.record.files import json_bytes, remove_halves, try_folder, write_atomic
+from plugip.record.files import (
+    RecordError,
+    json_bytes,
+    remove_halves,
+    try_folder,
+    write_atomic,
+)
 from plugip.record.lock import FolderBusyError, FolderLock
 from plugip.training.checks import TrainingError
 from plugip.training.reading import difference, public_settings
@@ -72,7 +79,10 @@ def write_model(folder: Path, net: Any, declaration: dict[str, Any], half: bool)
     shown = copy.deepcopy(net).cpu()
     shown = shown.half() if half else shown
     with tempfile.TemporaryDirectory(prefix=_HALF, dir=folder) as place:
-        shown.save_pretrained(place, safe_serialization=True)
+        try:
+            shown.save_pretrained(place, safe_serialization=True)
+        except SafetensorError as error:  # its own word for a full disk
+            raise RecordError(f"cannot write the model to {folder}: {error}") from error
         for file in Path(place).iterdir():
             write_atomic(folder / file.name, file.read_bytes())
     write_atomic(folder / CARD, json_bytes(declaration, indent=2))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from plugip.record.files import write_atomic
+from plugip.record.files import append, write_atomic
 from plugip.terminal import say
 
 COLUMNS = ("step", "loss", "held_out_loss", "lr", "grad_norm", "images_per_second", "seconds")
@@ -21,17 +22,24 @@ MISSING = (
 )
 
 
+Row = dict[str, float]
+
+
 class Log:
     """Writes train.log, train.csv and TensorBoard files into a folder.
 
     Args:
         folder: The model's folder.
         active: Whether this process writes at all.
+
+    Attributes:
+        rows: The rows so far, which checkpoints keep.
     """
 
     def __init__(self, folder: Path, active: bool = True) -> None:
         self.folder, self.active = folder, active
         self.table = folder / "train.csv"
+        self.rows: list[Row] = []
         self.writer: Any = None
 
     def say(self, text: str) -> None:
@@ -40,30 +48,36 @@ class Log:
             return
         with tqdm.external_write_mode():  # above the progress bar
             say(text)
-        with (self.folder / "train.log").open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
+        line = f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n"
+        append(self.folder / "train.log", line.encode("utf-8", "backslashreplace"))
 
-    def begin(self, step: int, tensorboard: bool, place: str) -> None:
-        """Forgets rows after a step, which a kill left behind, and opens TensorBoard.
+    def begin(
+        self, step: int, tensorboard: bool, place: str, rows: Sequence[Row] | None = None
+    ) -> None:
+        """Writes the rows up to a step, without those that a kill left, and opens TensorBoard.
 
         Args:
             step: Finished steps.
             tensorboard: Whether it is wanted.
             place: Name of its folder.
+            rows: Those that a checkpoint has kept; None takes what train.csv holds.
         """
         if not self.active:
             return
-        rows = [row for row in read_table(self.table) if row["step"] <= step]
-        write_atomic(self.table, _lines([COLUMNS, *([row[c] for c in COLUMNS] for row in rows)]))
+        known = read_table(self.table) if rows is None else rows
+        self.rows = [row for row in known if row["step"] <= step]
+        lines = ([row[c] for c in COLUMNS] for row in self.rows)
+        write_atomic(self.table, _lines([COLUMNS, *lines]))
         if tensorboard:
             self.writer = self._open_tensorboard(step, place)
 
-    def row(self, values: dict[str, float]) -> None:
+    def row(self, values: Row) -> None:
         """Adds a row; columns that are not given stay empty."""
         if not self.active:
             return
-        with self.table.open("ab") as file:
-            file.write(_lines([[values.get(name, math.nan) for name in COLUMNS]]))
+        row = {name: values.get(name, math.nan) for name in COLUMNS}
+        append(self.table, _lines([list(row.values())]))
+        self.rows.append(row)
         if self.writer is not None:
             for name, value in values.items():
                 if name != "step":
@@ -89,7 +103,16 @@ class Log:
         return SummaryWriter(str(self.folder / place), purge_step=step + 1)
 
 
-def read_table(path: Path) -> list[dict[str, float]]:
+def table(rows: Any) -> list[Row]:
+    """Returns the rows of a checkpoint.
+
+    Raises:
+        LookupError, TypeError, ValueError: If they are of another form.
+    """
+    return [{name: float(row[name]) for name in COLUMNS} for row in rows]
+
+
+def read_table(path: Path) -> list[Row]:
     """Reads train.csv; lines that are cut off or damaged are left out, empty cells are NaN."""
     if not path.is_file():
         return []
@@ -98,7 +121,7 @@ def read_table(path: Path) -> list[dict[str, float]]:
     return [row for row in rows if row is not None]
 
 
-def _row(line: str) -> dict[str, float] | None:
+def _row(line: str) -> Row | None:
     try:
         values = [float(cell or "nan") for cell in line.split(",")]
     except ValueError:

@@ -14,7 +14,7 @@ from plugip.training.checkpoint import Checkpoints, damaged
 from plugip.training.checks import TrainingError
 from plugip.training.folder import CHECKPOINTS, SHEETS, TENSORBOARD, write_model
 from plugip.training.learner import Learner
-from plugip.training.log import Log
+from plugip.training.log import Log, table
 from plugip.training.sheet import png, sheet
 from plugip.training.stop import Reason, Stop
 
@@ -49,7 +49,7 @@ class Loop:
         Raises:
             TrainingError: If it is damaged, or the images are not the same as before.
         """
-        files = self.checkpoints.files()
+        files, rows = self.checkpoints.files(), None
         if files:
             state = self.checkpoints.load(files[-1])
             if state.get("images") != self.learner.images.digest:
@@ -60,10 +60,11 @@ class Loop:
             try:
                 self.learner.load(state)
                 self.held_out_loss, self.seconds = state["held_out_loss"], state["seconds"]
+                rows = table(state["rows"]) if "rows" in state else None
             # What it lacks, or holds in another shape, is told by half a dozen exception types.
             except (LookupError, RuntimeError, TypeError, ValueError) as error:
                 raise damaged(files[-1]) from error
-        self.log.begin(self.learner.step, self.settings.log.tensorboard, TENSORBOARD)
+        self.log.begin(self.learner.step, self.settings.log.tensorboard, TENSORBOARD, rows)
         return self.learner.step
 
     def run(self, stop: Stop) -> Reason:
@@ -134,6 +135,7 @@ class Loop:
                 "held_out_loss": self.held_out_loss,
                 "seconds": self._count_seconds(),
                 "images": self.learner.images.digest,
+                "rows": self.log.rows,
             }
             self.checkpoints.save(self.learner.step, self.learner.state() | books)
             self.write_model()

@@ -99,9 +99,9 @@ def test_a_trial_whose_slope_is_no_number_is_not_taken():
             return -v[:, 0]
 
         @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Tensor:
+        def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
             (v,) = ctx.saved_tensors
-            return torch.where(v > 0.5, torch.nan, -grad[:, None])
+            return torch.where(v > 0.5, torch.nan, -grad_outputs[0][:, None])
 
     called, found, moved = search(StrongWolfe(), Torn.apply)
     assert called[0] == 1 and moved == [True] and 0 < found[0] <= 0.5
@@ -255,7 +255,7 @@ def test_a_gain_that_is_rounding_is_negligible():
 def test_lbfgs_may_remember_one_pair():
     assert (LBFGS().history, LBFGS().tolerance) == (100, 1e-3)
     solver, function = LBFGS(history=1), Plain(lambda v: (v - 3).square().sum(1))
-    state = solver.init(torch.zeros(1, 4, dtype=torch.float64))
+    state = solver.init(z := torch.zeros(1, 4, dtype=torch.float64))
     for _ in range(4):
         state, z, *_ = solver.step(function, state)
     torch.testing.assert_close(z, torch.full_like(z, 3.0))

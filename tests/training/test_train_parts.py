@@ -1,5 +1,6 @@
 """The network, averaged weights, checkpoints, the table, sheets, the card."""
 
+import errno
 import io
 import math
 import os
@@ -22,7 +23,7 @@ from plugip.training.card import Facts, model_card, warning
 from plugip.training.checkpoint import Checkpoints
 from plugip.training.curve import loss_curve
 from plugip.training.ema import Ema
-from plugip.training.log import Log, read_table
+from plugip.training.log import Log, read_table, table
 from plugip.training.network import make_network, parameter_count, warm_start
 from plugip.training.objective import OBJECTIVES
 from plugip.training.sections import Network
@@ -149,6 +150,33 @@ def test_rows_after_the_checkpoint_are_forgotten(tmp_path):
     Log(tmp_path).begin(10, False, "tb")
     rows = read_table(tmp_path / "train.csv")
     assert [row["loss"] for row in rows] == [0.2, 0.1] and math.isnan(rows[0]["held_out_loss"])
+
+
+def test_the_table_is_made_again_from_the_rows_of_a_checkpoint(tmp_path):
+    log = Log(tmp_path)
+    log.begin(0, False, "tb")
+    for step in (5, 10, 15):
+        log.row({"step": float(step), "loss": 1 / step})
+    whole, kept = (tmp_path / "train.csv").read_bytes(), log.rows
+    (tmp_path / "train.csv").write_bytes(whole[:70])
+    Log(tmp_path).begin(15, False, "tb", table(kept))
+    assert (tmp_path / "train.csv").read_bytes() == whole
+    for damaged in ([5], [{"step": 1.0}], 7):
+        with pytest.raises((LookupError, TypeError)):
+            table(damaged)
+
+
+def test_a_table_that_may_not_grow_is_told_in_one_sentence(tmp_path, monkeypatch):
+    log = Log(tmp_path)
+    log.begin(0, False, "tb")
+
+    def full(*_):
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr("plugip.record.files.os.write", full)
+    for work in (lambda: log.row({"step": 5.0}), lambda: log.say("a word")):
+        with pytest.raises(RecordError, match="a limit on the size of files is reached"):
+            work()
 
 
 DAMAGES = {
