@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from plugip.diagnostics import Ending
 from plugip.engine.augmented_lagrangian import AugmentedLagrangian, Bound
 from plugip.engine.lbfgs import LBFGS, _negligible
 from plugip.engine.line_search import StrongWolfe, _Bracket, choose_rows
@@ -282,6 +283,82 @@ def test_the_penalty_grows_where_a_round_did_not_bring_c_closer(shell: FitOnShel
     state = after_a_round(shell, c, before, torch.ones(5, dtype=torch.bool))
     assert state.penalty.tolist() == [10, 40, 40, 10, 10]
     torch.testing.assert_close(state.gap, torch.tensor([0.1, 0.4, 1.0, 0.0005, 0.4]))
+
+
+class Placed(FitOnShell):
+    """Five images whose constraint is what the test says."""
+
+    def place(self, v: Tensor, here: Evaluation) -> Tensor:
+        return here.residual
+
+
+class Still:
+    """An inner solver that stays where it is, and reports slopes, endings and constraints."""
+
+    def __init__(self, slopes: list[float], c: list[float], endings: list[Ending]) -> None:
+        grad, place = torch.tensor(slopes)[:, None], torch.tensor(c)
+        self.here = Evaluation(place, grad, grad, place)
+        self.ending = torch.tensor([int(ending) for ending in endings])
+
+    def init(self, z: Tensor) -> Any:
+        return replace(LBFGS().init(z), ending=self.ending)
+
+    def step(self, objective: Objective, state: Any) -> Any:
+        return state, state.z, self.here, self.ending == Ending.STUCK
+
+    def again(self, state: Any) -> Any:
+        return state
+
+
+def stepped(shell: FitOnShell, still: Still, steps: int, z: float = 0.0) -> Any:
+    objective = Placed(shell.data, shell.bound, shell.multiplier, shell.penalty)
+    solver = AugmentedLagrangian(inner_iterations=3, inner=still)  # type: ignore[arg-type]
+    state = solver.init(torch.full((5, 1), z))
+    state = replace(state, multiplier=shell.multiplier, penalty=shell.penalty)
+    for _ in range(steps):
+        state, *_, done = solver.step(objective, state)
+    return state, done
+
+
+def test_a_round_ends_after_its_iterations_where_its_minimum_is_reached(shell: FitOnShell):
+    # Gaps 0.4: a slope of 3.9 is near enough, 4.1 is not, but for a search that can do no more.
+    # For a gap of 0 the limit is ten times that of the slope, 0.01.
+    slopes, c = [3.9, 4.1, 4.1, 0.0099, 0.011], [0.5, 0.5, 0.5, 0.1, 0.1]
+    still = Still(slopes, c, [Ending.OPEN, Ending.OPEN, Ending.STUCK, Ending.OPEN, Ending.OPEN])
+    for steps in (1, 2):
+        assert stepped(shell, still, steps)[0].gap.tolist() == [math.inf] * 5
+    state, _ = stepped(shell, still, 3)
+    assert [math.isinf(gap) for gap in state.gap.tolist()] == [False, True, False, False, True]
+    assert state.multiplier.tolist() == pytest.approx([6, 2, 6, 2, 2])
+    # Twice the gap of the round before: the weight grows at the end of the second round.
+    assert stepped(shell, still, 5)[0].penalty.tolist() == [10] * 5
+    assert stepped(shell, still, 6)[0].penalty.tolist() == [40, 10, 40, 10, 10]
+
+
+def test_how_a_constrained_search_stands(shell: FitOnShell):
+    slopes, c = [0.0005, 0.0005, 0.002, 0.002, 0.0005], [0.1, 0.5, 0.1, 0.1, -0.4]
+    endings = [Ending.STUCK, Ending.OPEN, Ending.STUCK, Ending.OPEN, Ending.CONVERGED]
+    state, done = stepped(shell, Still(slopes, c, endings), 1)
+    assert done.tolist() == [True, False, False, False, False]
+    wanted = [Ending.CONVERGED, Ending.OPEN, Ending.STUCK, Ending.OPEN, Ending.OPEN]
+    assert state.ending.tolist() == [int(ending) for ending in wanted]
+    torch.testing.assert_close(state.violation, torch.tensor([0.0, 0.4, 0.0, 0.0, 0.3]))
+    torch.testing.assert_close(state.stationarity, torch.tensor(slopes))
+    longer, done = stepped(shell, Still(slopes, c, endings), 1, z=4.0)
+    torch.testing.assert_close(longer.stationarity, torch.tensor(slopes) / 4)
+    assert done.tolist() == [True, False, True, True, False]
+
+
+def test_settings_of_a_constrained_search():
+    solver = AugmentedLagrangian()
+    told = (solver.inner_iterations, solver.penalty, solver.growth, solver.shrink)
+    assert told == (10, 10.0, 4.0, 0.5) and solver.inner.history == 20
+    assert (solver.stationarity, solver.feasibility) == (1e-3, 1e-3)
+    AugmentedLagrangian(inner_iterations=2, penalty=0.5, growth=1.5, shrink=0.9)
+    wrongs: list[dict[str, Any]] = [{"penalty": 0.0}, {"growth": 1.0}, {"shrink": 1.0}]
+    for wrong in (*wrongs, {"shrink": 0.0}):
+        with pytest.raises(ValueError, match="need penalty > 0"):
+            AugmentedLagrangian(**wrong)
 
 
 def test_the_gap_is_a_distance_on_both_sides(shell: FitOnShell):
