@@ -355,8 +355,13 @@ def test_settings_of_a_constrained_search():
     assert told == (10, 10.0, 4.0, 0.5) and solver.inner.history == 20
     assert (solver.stationarity, solver.feasibility) == (1e-3, 1e-3)
     AugmentedLagrangian(inner_iterations=2, penalty=0.5, growth=1.5, shrink=0.9)
-    wrongs: list[dict[str, Any]] = [{"penalty": 0.0}, {"growth": 1.0}, {"shrink": 1.0}]
-    for wrong in (*wrongs, {"shrink": 0.0}):
+    wrongs: list[dict[str, Any]] = [
+        {"penalty": 0.0},
+        {"growth": 1.0},
+        {"shrink": 1.0},
+        {"shrink": 0.0},
+    ]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="need penalty > 0"):
             AugmentedLagrangian(**wrong)
 
