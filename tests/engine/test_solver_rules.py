@@ -315,6 +315,7 @@ def stepped(shell: FitOnShell, still: Still, steps: int, z: float = 0.0) -> Any:
     solver = AugmentedLagrangian(inner_iterations=3, inner=still)  # type: ignore[arg-type]
     state = solver.init(torch.full((5, 1), z))
     state = replace(state, multiplier=shell.multiplier, penalty=shell.penalty)
+    done = torch.zeros(5, dtype=torch.bool)
     for _ in range(steps):
         state, *_, done = solver.step(objective, state)
     return state, done
