@@ -81,8 +81,11 @@ def write_model(folder: Path, net: Any, declaration: dict[str, Any], half: bool)
     with tempfile.TemporaryDirectory(prefix=_HALF, dir=folder) as place:
         try:
             shown.save_pretrained(place, safe_serialization=True)
-        except SafetensorError as error:  # its own word for a full disk
-            raise RecordError(f"cannot write the model to {folder}: {error}") from error
+        except (OSError, SafetensorError) as error:  # the latter is its own word for a full disk
+            raise RecordError(
+                f"cannot write the model to {folder}: {error}; make room, and the same command "
+                "goes on"
+            ) from error
         for file in Path(place).iterdir():
             write_atomic(folder / file.name, file.read_bytes())
     write_atomic(folder / CARD, json_bytes(declaration, indent=2))

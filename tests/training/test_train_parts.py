@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from plugip.path import FlowPath
@@ -23,6 +24,7 @@ from plugip.training.card import Facts, model_card, warning
 from plugip.training.checkpoint import Checkpoints
 from plugip.training.curve import loss_curve
 from plugip.training.ema import Ema
+from plugip.training.folder import write_model
 from plugip.training.log import Log, read_table, table
 from plugip.training.network import make_network, parameter_count, warm_start
 from plugip.training.objective import OBJECTIVES
@@ -177,6 +179,17 @@ def test_a_table_that_may_not_grow_is_told_in_one_sentence(tmp_path, monkeypatch
     for work in (lambda: log.row({"step": 5.0}), lambda: log.say("a word")):
         with pytest.raises(RecordError, match="a limit on the size of files is reached"):
             work()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EFBIG, "too large"), SafetensorError("full")])
+def test_a_model_that_cannot_be_written_is_told_in_one_sentence(tmp_path, error):
+    class Full(nn.Module):
+        def save_pretrained(self, *_, **__):
+            raise error
+
+    with pytest.raises(RecordError, match="cannot write the model.*make room"):
+        write_model(tmp_path, Full(), {}, half=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 DAMAGES = {
