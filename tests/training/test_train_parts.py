@@ -187,7 +187,7 @@ def test_a_model_that_cannot_be_written_is_told_in_one_sentence(tmp_path, error)
         def save_pretrained(self, *_, **__):
             raise error
 
-    with pytest.raises(RecordError, match="cannot write the model.*make room"):
+    with pytest.raises(RecordError, match=r"cannot write the model.*make room"):
         write_model(tmp_path, Full(), {}, half=False)
     assert list(tmp_path.iterdir()) == []
 
