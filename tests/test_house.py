@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # A room that is on no floor (cli, building, testing, the package itself) stands above all of them.
 FLOORS = (
     {"operator", "refusals", "composition", "folding", "spectral", "linalg", "texts"}
-    | {"path", "rng", "options", "metrics", "data", "image_io", "places", "pictures", "terminal"},
+    | {"path", "rng", "options", "metrics", "data", "image_io", "places", "pictures", "terminal"}
+    | {"arguments"},
     {"noise", "prior"},
     {"reverse", "problem", "priors", "untrained"},
     {"engine", "method", "diagnostics", "loop"},

@@ -129,9 +129,12 @@ def test_checkpoints_are_compared_by_their_values(tmp_path):
         return contents(tmp_path / name)
 
     weights = torch.arange(4.0)
-    before = save("a", step=1, seconds=3.0, net={"w": weights, "v": weights})
+    rows = [{"step": 1.0, "loss": 2.0, "seconds": 3.0}]
+    before = save("a", step=1, seconds=3.0, net={"w": weights, "v": weights}, rows=rows)
     same = {"w": weights, "v": weights.clone()}
-    assert changes(before, save("b", step=1, seconds=9.0, net=same)) == {}
+    later = [{"step": 1.0, "loss": 2.0, "seconds": 9.0}]
+    assert changes(before, save("b", step=1, seconds=9.0, net=same, rows=later)) == {}
+    assert changes(before, save("e", step=1, seconds=9.0, net=same, rows=[]))
     assert changes(before, save("c", step=1, seconds=3.0, net={"w": weights, "v": weights + 1}))
     assert changes(before, save("d", step=2, seconds=3.0, net={"w": weights, "v": weights}))
 
