@@ -299,6 +299,25 @@ def test_a_folder_of_unknown_settings_is_refused_in_one_sentence(folder, name, h
     assert "damaged" in str(caught.value) or "other settings" in str(caught.value)
 
 
+def test_settings_that_share_a_list_are_written_in_full_and_read_again(tmp_path):
+    shape = [3, 8, 8]
+    for _ in range(2):
+        with Record(tmp_path / "run", {"prior": {"shape": shape}, "data": {"shape": shape}}) as r:
+            r.begin(CPU, "w1")
+    assert "&" not in (tmp_path / "run/config.yaml").read_text()
+
+
+def test_a_record_that_is_entered_again_looks_at_the_folder_again(tmp_path):
+    record = Record(tmp_path / "run", CONFIG)
+    record.close()
+    with Record(tmp_path / "run", {"rng_seed": 7}) as other:
+        other.begin(CPU, "w1")
+    with pytest.raises(ValueError, match="other settings"), record:
+        pass
+    with Record(tmp_path / "run", {"rng_seed": 7}):  # the refused one has let go
+        pass
+
+
 def test_rows_that_nobody_can_read_are_named(folder, monkeypatch, caplog):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))

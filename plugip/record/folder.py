@@ -79,15 +79,16 @@ class Record:
         try:
             self.files = named_files(config if names is None else names)
             self.hash = settings_hash(config, self.files)
-            if self._leads:
-                self._prepare()
         except BaseException:
             self.close()
             raise
+        if self._leads:
+            self._prepare()
 
     def __enter__(self) -> Record:
         if self._leads and self._lock is None:
             self._take()
+            self._prepare()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,7 +111,7 @@ class Record:
             )
         this = {"choices": self.choices, "files": self.files}
         self._provenance = [*runs, provenance.describe(device, weights, self.command) | this]
-        text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+        text = yaml.dump(self.config, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
         # In this order: a folder with a config alone is one whose first run was killed here.
         self._write(CONFIG, text.encode())
         self._write(PROVENANCE, json_bytes(self._provenance, indent=2))
@@ -174,10 +175,14 @@ class Record:
 
     def _prepare(self) -> None:
         """Sees that the folder is one for this run, and tries to write there."""
-        require_files(*(self.folder / name for name in _RESULTS))
-        self._refuse_other_settings()
-        remove_halves(self.folder, self.folder / "trace", *self.folder.glob("images/*"))
-        try_folder(self.folder)
+        try:
+            require_files(*(self.folder / name for name in _RESULTS))
+            self._refuse_other_settings()
+            remove_halves(self.folder, self.folder / "trace", *self.folder.glob("images/*"))
+            try_folder(self.folder)
+        except BaseException:
+            self.close()
+            raise
 
     def _refuse_others(self) -> None:
         """Refuses a folder that is neither empty nor a run's; plugip writes no hidden results."""
@@ -272,6 +277,13 @@ class Record:
 
     def _write(self, name: str, data: bytes) -> None:
         write_atomic(self.folder / name, data)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes plain YAML in full, also what stands in two places."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 class _PlainLoader(yaml.SafeLoader):
