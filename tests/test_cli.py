@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labs import COMMAND, LAB, PLUGS
+from labs import COMMAND, LAB
 from PIL import Image
 
 from plugip import cli
 from plugip.cli.compose import compose_config
-from plugip.cli.job import job, sentence
+from plugip.cli.job import sentence
 
 ROOT = Path(__file__).resolve().parents[1]
 VARYING = ("seconds", "peak_memory", "nfe", "vjps")
@@ -167,7 +167,7 @@ def test_bad_input_is_one_sentence(run, words, said):
 
 def test_debug_shows_the_traceback(run):
     with pytest.raises(ValueError, match="unknown device"):
-        job(compose_config([*PLUGS, "device=gpu", "debug=true"], "conf"))
+        run(*COMMAND, "device=gpu", "debug=true")
 
 
 def test_a_surprise_is_named_as_one():
